@@ -1,0 +1,413 @@
+"""The study file: every setting, its range, its default and what it means.
+
+`load_study` reads YAML, lays `--set` values over it and reports all mistakes at once. No module of
+the package takes one of these objects apart from the stage functions that wire parts together.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from moeseg.errors import UsageError, unknown_name
+from moeseg.types import Split
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+_QUOTED = re.compile(r"'[^']*'")
+Extent = tuple[Positive, Positive]
+Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+
+
+class Strict(BaseModel):
+    """A part of a study file: immutable, and a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class PickConfig(Strict):
+    """Which of the frames that the reader found make one split of a subset."""
+
+    source: str | None = None
+    """A subset as the reader names it; null takes every one."""
+    split: Split | None = None
+    """The reader's split; null takes the split that this pick is listed under."""
+    sequences: tuple[str, ...] | None = None
+    """Only these sequences (drives)."""
+    exclude: tuple[str, ...] = ()
+    """Not these sequences."""
+    frames: tuple[int, int] | None = None
+    """Half-open range [start, stop) in order of sequence and frame, after the filters above."""
+
+
+class AugmentConfig(Strict):
+    """Random changes to training frames; validation and test frames are never changed."""
+
+    flip: bool = True
+    """Mirror left to right with probability 0.5."""
+    scale: tuple[float, float] | None = None
+    """Resize by a random factor in this range, then crop or pad to the training size."""
+    jitter: Fraction = 0.0
+    """Strength of the change in brightness, contrast and saturation; hue changes by a tenth."""
+
+
+class SyntheticConfig(Strict):
+    """The procedural driving scenes, the data set that ships with the package."""
+
+    seed: int = 0
+    """Same seed, same bytes."""
+    size: Extent = (192, 320)
+    """H, W of the rendered frames; training resizes them to `data.size`."""
+    drives: dict[str, dict[Split, Positive]] = {
+        "highway": {"train": 10, "val": 2, "test": 8},
+        "urban": {"train": 10, "val": 2, "test": 8},
+        "ambiguous": {"test": 10},
+    }
+    """Drives per subset and split."""
+    frames_per_drive: Positive = 24
+    """Consecutive frames of one drive."""
+
+
+class DataConfig(Strict):
+    """Where frames come from, what their labels mean, and how they reach the networks."""
+
+    reader: Literal["synthetic", "a2d2", "camvid", "manifest"]
+    """Layout on disk."""
+    root: Path | None = None
+    """The data set's folder; MOESEG_DATA in the environment where null. A CSV for `manifest`."""
+    lists: Path | None = None
+    """A2D2 only: folder with the published `<subset>_<split>_gt.txt`; `<root>/lists` where null."""
+    taxonomy: str = "a2d2-38"
+    """A built-in label set or a YAML file."""
+    labels: Literal["colours", "ids"] = "colours"
+    """Manifest only: what a label picture holds."""
+    size: Extent
+    """H, W at which networks train; frames are squeezed to it."""
+    select: dict[str, dict[Split, PickConfig]] | None = None
+    """Own subsets, cut from what the reader found; null keeps the reader's."""
+    limit: dict[Split, Positive] = {}
+    """At most so many frames of each subset, evenly spaced; for trying things out."""
+    augment: AugmentConfig = AugmentConfig()
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Loader processes; 0 loads in the training process."""
+    synthetic: SyntheticConfig = SyntheticConfig()
+
+
+class ArchitectureConfig(Strict):
+    """A segmentation network."""
+
+    name: str = "deeplabv3plus"
+    """`deeplabv3plus`, `frrn-a`, `frrn-b`, `frrn-a-original`, or `package.module:Class`."""
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2"] = "resnet18"
+    """Encoder of DeepLabv3+."""
+    output_stride: Literal[8, 16] = 16
+    """Encoder stride of DeepLabv3+."""
+    channels: Positive = 256
+    """Width of ASPP and decoder of DeepLabv3+."""
+    normalisation: Literal["imagenet", "none"] = "imagenet"
+    """Mean and standard deviation that the network takes off its [0, 1] input."""
+    pretrained: Literal["imagenet"] | None = None
+    """Start the encoder from torchvision's ImageNet weights."""
+    arguments: dict[str, Any] = {}
+    """Further arguments: all those of an own class, `channels` of an FRRN."""
+
+    def build_arguments(self, num_classes: int) -> dict[str, Any]:
+        """Return what `models.build_expert` takes, without settings that belong to others."""
+        if ":" in self.name:
+            return {"name": self.name, "num_classes": num_classes, **self.arguments}
+        taken = {"name": self.name, "num_classes": num_classes, "normalisation": self.normalisation}
+        if self.name == "deeplabv3plus":
+            taken |= {
+                "backbone": self.backbone,
+                "output_stride": self.output_stride,
+                "channels": self.channels,
+                "weights": self.pretrained,
+            }
+        return taken | self.arguments
+
+
+class OptimizerConfig(Strict):
+    """How parameters move."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    """Learning rate at the start."""
+    momentum: Fraction = 0.9
+    """SGD only."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Adam and AdamW only."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    """Course of the learning rate over all steps; `poly` has power 0.9."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the rate rises linearly from zero."""
+
+
+class TrainingConfig(Strict):
+    """How experts and the baseline are trained."""
+
+    epochs: Positive = 50
+    batch_size: Positive = 8
+    """Frames of one step in one process; the last step is never left with a single frame."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    class_weights: Literal["none", "inverse-log", "median-frequency"] = "none"
+    """Weights of the cross-entropy, scaled so that the average training pixel weighs 1."""
+    choose: Literal["best", "last"] = "best"
+    """Keep the epoch with the best validation mIoU, or the last one."""
+    early_stopping: Positive | None = None
+    """Stop after so many epochs without a lower validation loss."""
+    val_every: Positive = 1
+    """Epochs between validations."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = "32-true"
+    """`auto` is bf16-mixed where the processor computes bfloat16 itself, else 32-true."""
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: Positive = 1
+    """Processes on this machine, one a device."""
+    num_nodes: Positive = 1
+    """Machines; start the same command on each with torchrun or SLURM."""
+
+
+class CacheConfig(Strict):
+    """Expert outputs kept on disk while gates train."""
+
+    dtype: Literal["float16", "float32"] = "float16"
+    limit_gb: Annotated[float, Field(gt=0)] = 50.0
+    """Above this size only logits of fixed random pixels are kept, not whole maps."""
+
+
+class GateConfig(Strict):
+    """How the gates of all mixtures are fitted, together."""
+
+    epochs: Positive = 20
+    batch_size: Positive = 8
+    optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=1e-3, weight_decay=0.0)
+    pixels: Positive | Literal["all"] = 1024
+    """Random labelled pixels of each image that the loss looks at."""
+    frames: Literal["train", "heldout"] = "train"
+    """`heldout` keeps a part of the training drives from the experts and fits the gates on it."""
+    heldout: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """The part of each subset's training frames that is held out."""
+    choose: Literal["best", "last"] = "best"
+    end_to_end: bool = False
+    """Run the experts at every step instead of once: the slow reference."""
+    cache: CacheConfig = CacheConfig()
+
+
+class ExpertConfig(Strict):
+    """One whole network of the study; what is left out comes from the study's own settings."""
+
+    subset: str | None = None
+    """Subset (or join) it trains on; an expert's own name, or all experts' subsets for the
+    baseline, where null."""
+    weights: Path | None = None
+    """A saved model to take instead of training."""
+    architecture: ArchitectureConfig = ArchitectureConfig()
+    """What is set here is laid over the study's `architecture`."""
+    training: TrainingConfig = TrainingConfig()
+    """What is set here is laid over the study's `training`."""
+
+
+class MixtureConfig(Strict):
+    """One mixture over all experts of the study."""
+
+    gate: Literal["simple", "classwise"]
+    """One weight per image and expert, or per image, class and expert."""
+    conv: bool = False
+    """A 3x3 convolution over the weighted sum."""
+    pool: Extent | None = None
+    """Pool the gate's map to this h, w, which frees it from the image size."""
+
+
+class EvalConfig(Strict):
+    """What is scored."""
+
+    split: Split = "test"
+    subsets: tuple[str, ...] | None = None
+    """Subsets and joins; null scores every subset and the join of the experts' subsets."""
+    batch_size: Positive = 8
+    size: Extent | None = None
+    """H, W at scoring; null is the training size."""
+    resamples: Annotated[int, Field(ge=100)] = 1000
+    """Bootstrap draws of the intervals."""
+    sheet: Annotated[int, Field(ge=0)] = 3
+    """Frames of each subset on the contact sheet."""
+
+
+class Study(Strict):
+    """One study file: data, experts, mixtures, ensembles and what is measured."""
+
+    name: Name
+    out: Path
+    """Folder of the run; `--out` replaces it."""
+    seed: int = 0
+    data: DataConfig
+    architecture: ArchitectureConfig = ArchitectureConfig()
+    training: TrainingConfig = TrainingConfig()
+    experts: Annotated[dict[Name, ExpertConfig], Field(min_length=1)]
+    """Model `expert-<name>` for each."""
+    baseline: ExpertConfig | None = ExpertConfig()
+    """One network trained on all experts' subsets; null for none."""
+    ensembles: tuple[Literal["mean", "max", "mean-probability"], ...] = (
+        "mean",
+        "max",
+        "mean-probability",
+    )
+    mixtures: dict[Annotated[str, Field(pattern=r"^moe-[\w.-]+$")], MixtureConfig] = {}
+    gate: GateConfig = GateConfig()
+    eval: EvalConfig = EvalConfig()
+    published: dict[str, dict[str, float]] = {}
+    """Figures of others, model -> subset -> mIoU in percent, printed beside the measured ones."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Study:
+        if len(self.experts) < 2 and (self.mixtures or self.ensembles):
+            raise ValueError(
+                "mixtures and ensembles need two or more experts; add one under `experts`, or set "
+                "`mixtures: {}` and `ensembles: []`"
+            )
+        return self
+
+    @property
+    def joined(self) -> str:
+        """The join of all experts' subsets, e.g. ``highway+urban``."""
+        parts = [
+            part for name in self.experts for part in self.subset_of(f"expert-{name}").split("+")
+        ]
+        return "+".join(dict.fromkeys(parts))
+
+    def networks(self) -> dict[str, ExpertConfig]:
+        """Return every network that is trained end to end, by model name, baseline first."""
+        baseline = {} if self.baseline is None else {"baseline": self.baseline}
+        return baseline | {f"expert-{name}": expert for name, expert in self.experts.items()}
+
+    def subset_of(self, network: str) -> str:
+        """Return the subset that a network trains on."""
+        own = self.networks()[network].subset
+        if own is not None:
+            return own
+        return self.joined if network == "baseline" else network.removeprefix("expert-")
+
+    def architecture_of(self, network: str) -> ArchitectureConfig:
+        """Return a network's architecture, its own settings over the study's."""
+        own = self.networks()[network].architecture
+        merged = _laid_over(self.architecture.model_dump(), own.model_dump(exclude_unset=True))
+        return ArchitectureConfig.model_validate(merged)
+
+    def training_of(self, network: str) -> TrainingConfig:
+        """Return a network's training settings, its own over the study's."""
+        own = self.networks()[network].training
+        merged = _laid_over(self.training.model_dump(), own.model_dump(exclude_unset=True))
+        return TrainingConfig.model_validate(merged)
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read a study file.
+
+    Args:
+        path: YAML file; paths inside it are relative to the working directory.
+        overrides: `a.b=value` items that replace settings of the file; values are YAML.
+
+    Raises:
+        UsageError: the file cannot be read, or settings are unknown or out of range; the message
+            lists every one.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the study file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise UsageError(f"{path}: expected a mapping of settings, got {type(raw).__name__}")
+    for item in overrides:
+        _override(raw, item)
+    return parse_study(raw, str(path))
+
+
+def parse_study(raw: Mapping[str, Any], where: str) -> Study:
+    """Check settings against `Study`; `where` names their origin in the message."""
+    try:
+        return Study.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"  {_describe(detail)}" for detail in error.errors()]
+        count = f"{len(lines)} setting{'s' if len(lines) > 1 else ''}"
+        raise UsageError(f"{where}: {count} to mend\n" + "\n".join(lines)) from error
+
+
+def data_root(config: DataConfig) -> Path:
+    """Return the data set's folder from `data.root` or MOESEG_DATA.
+
+    Raises:
+        UsageError: neither is set.
+    """
+    if config.root is not None:
+        return config.root.expanduser()
+    if from_environment := os.environ.get("MOESEG_DATA"):
+        return Path(from_environment)
+    raise UsageError(
+        f"data.root is not set: say where the {config.reader} data lies with "
+        "`--set data.root=FOLDER`, in the study file, or with MOESEG_DATA in the environment"
+    )
+
+
+def _laid_over(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in own.items():
+        below = merged.get(key)
+        nested = isinstance(below, dict) and isinstance(value, Mapping)
+        merged[key] = _laid_over(below, value) if nested and below is not None else value
+    return merged
+
+
+def _override(raw: dict[str, Any], item: str) -> None:
+    dotted, separator, text = item.partition("=")
+    if not separator or not dotted:
+        raise UsageError(f"--set expects a.b=value, got {item!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {dotted}: {text!r} is not a YAML value") from error
+    *parents, last = dotted.split(".")
+    place = raw
+    for parent in parents:
+        if not isinstance(place.get(parent), dict):
+            place[parent] = {}
+        place = place[parent]
+    place[last] = value
+
+
+def _describe(detail: ErrorDetails) -> str:
+    location = [str(part) for part in detail["loc"]]
+    key = ".".join(location) or "(whole file)"
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: {unknown_name('setting', location[-1], _fields_at(location[:-1]))}"
+    if detail["type"] == "literal_error" and isinstance(detail["input"], str):
+        choices = [word.strip("'") for word in _QUOTED.findall(str(detail["ctx"]["expected"]))]
+        return f"{key}: {unknown_name('value', detail['input'], choices)}"
+    if detail["type"] == "missing":
+        return f"{key}: is not set and has no default"
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "expected")
+    return f"{key}: {message}, got {detail['input']!r}" if location else message
+
+
+def _fields_at(location: Sequence[str]) -> list[str]:
+    """Return the settings that may stand at a place of the study file."""
+    kind: Any = Study
+    for part in location:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(part)
+            kind = field.annotation if field else None
+        else:  # a mapping: its values' type is the last argument
+            kind = get_args(kind)[-1] if get_args(kind) else None
+        options = [a for a in get_args(kind) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if options and type(None) in get_args(kind):
+            kind = options[0]
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []

@@ -1,0 +1,124 @@
+"""A resized copy of a data set with labels as ids, so that training need not decode full frames.
+
+The copy is a manifest data set; the tensors it gives are those of the raw files, bit for bit.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from functools import partial
+from io import StringIO
+from pathlib import Path
+
+from moeseg.data.catalogue import Catalogue
+from moeseg.data.dataset import load
+from moeseg.data.manifest import COLUMNS, OPTIONAL, read_manifest
+from moeseg.data.pictures import MissingFile, write_png, write_whole
+from moeseg.data.sweep import Track, sweep, untracked
+from moeseg.data.taxonomy import Taxonomy
+from moeseg.errors import DataError
+from moeseg.types import Frame, Size
+
+_ABOUT, _TAXONOMY, _MANIFEST = "prepared.json", "taxonomy.json", "manifest.csv"
+
+
+def prepare(
+    catalogue: Catalogue,
+    out: Path,
+    size: Size,
+    *,
+    workers: int = 0,
+    track: Track = untracked,
+) -> Catalogue:
+    """Write a copy of a data set at one size, with labels as ids.
+
+    Writes ``images/<sequence>/<frame>.png``, ``labels/...``, ``taxonomy.json`` and, when all else
+    is there, ``manifest.csv``. Each file is written whole or not at all; run again after a kill, it
+    goes on with what is missing or older than its source.
+
+    Args:
+        catalogue: what to copy.
+        out: a new folder, or that of an earlier run.
+        size: (H, W) of the copy.
+        workers: threads; 0 works in the calling one.
+        track: shows progress.
+
+    Returns:
+        The copy, as `read_prepared` gives it.
+
+    Raises:
+        DataError: a frame can't be read or a file not written, or `out` holds something else.
+    """
+    about = {"dataset": catalogue.dataset, "size": list(size)}
+    described = {_ABOUT: about, _TAXONOMY: catalogue.taxonomy.to_json()}
+    if out.exists():
+        _same_or_empty(out, described)
+    for name, content in described.items():
+        write_whole(out / name, _json(content))
+    copy = partial(_copy, catalogue=catalogue, out=out, size=size)
+    rows = list(sweep(catalogue.frames, copy, "prepare", workers, track))
+    table = StringIO(newline="")
+    csv.writer(table).writerows([(*COLUMNS, *OPTIONAL), *rows])
+    write_whole(out / _MANIFEST, table.getvalue().encode())
+    return read_prepared(out)
+
+
+def read_prepared(folder: Path) -> Catalogue:
+    """Read what `prepare` wrote, under the name of the data set it was made from.
+
+    Raises:
+        DataError: the folder is none of `prepare`'s, or `prepare` did not come to its end.
+    """
+    try:
+        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        dataset = str(about["dataset"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder}: expected a folder written by `moeseg data prepare`, got no {_ABOUT} "
+            f"({error}). Prepare it again."
+        ) from error
+    if not (folder / _MANIFEST).is_file():
+        raise DataError(f"{folder}: `moeseg data prepare` did not come to its end; run it again.")
+    taxonomy = Taxonomy.load(folder / _TAXONOMY)
+    return read_manifest(folder / _MANIFEST, taxonomy, "ids", dataset)
+
+
+def _copy(frame: Frame, catalogue: Catalogue, out: Path, size: Size) -> tuple[str, ...]:
+    image, label = (f"{kind}/{frame.key}.png" for kind in ("images", "labels"))
+    if not (_fresh(out / image, frame.image) and _fresh(out / label, frame.label)):
+        pixels, ids = load(frame, catalogue.read_label, size)
+        write_png(out / image, pixels.permute(1, 2, 0).contiguous().numpy())  # (3, H, W) -> HWC
+        write_png(out / label, ids.numpy())
+    return image, label, frame.subset, frame.split, frame.sequence
+
+
+def _fresh(copy: Path, source: Path | None) -> bool:
+    if source is None or not copy.is_file():
+        return False
+    try:
+        return copy.stat().st_mtime_ns >= source.stat().st_mtime_ns
+    except OSError as error:
+        raise MissingFile(f"{source}: no such file ({error.strerror}).") from error
+
+
+def _same_or_empty(out: Path, described: dict[str, dict[str, object]]) -> None:
+    if not out.is_dir():
+        raise DataError(f"{out}: expected a folder to write to, got a file; choose another.")
+    if not any(out.iterdir()):
+        return
+    for name, content in described.items():
+        path = out / name
+        found = path.read_bytes() if path.is_file() else None
+        if found is None and name == _TAXONOMY:
+            continue  # killed between the two
+        if found != _json(content):
+            got = "another data set, size or taxonomy" if found else "files of another kind"
+            raise DataError(
+                f"{out}: expected a new folder or an earlier copy of the same data set at the same "
+                f"size, got {got} ({name}); choose another folder or delete this one."
+            )
+
+
+def _json(content: object) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()

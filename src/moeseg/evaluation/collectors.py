@@ -1,0 +1,254 @@
+"""Collectors: small objects that an inference loop hands every prediction to.
+
+Here is what all of them share and the one behind the table, the confusion matrix per resampling
+block. The loop itself is `evaluation.runner`; other measures bring collectors of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moeseg.errors import DataError, UsageError
+from moeseg.evaluation.intervals import Blocks, CiUnit, miou_interval
+from moeseg.evaluation.rows import BASE_KEYS, validate_row
+from moeseg.metrics import class_ids, confusion_per_image, scores
+from moeseg.types import Prediction, Row
+
+Confusions = NDArray[np.int64]
+
+
+class Collector(Protocol):
+    """What the inference loop knows of a measure: fixed-size state that sums over ranks."""
+
+    def update(self, prediction: Prediction, label: Tensor, keys: Sequence[str]) -> None:
+        """Take in a batch.
+
+        Args:
+            prediction: logits (B, C, H, W), and what else the model gives.
+            label: (B, H, W) uint8 ids, 255 ignored.
+            keys: B frame keys.
+        """
+
+    def sync(self) -> None:
+        """Sum the state over ranks, once, after the last batch; alone, nothing happens."""
+
+    def rows(self) -> list[Row]:
+        """Return the results so far."""
+
+
+class SegmentationCollector:
+    """Confusion matrix of one model, per resampling block.
+
+    Args:
+        model: its name in the table, e.g. ``moe-simple``.
+        classes: C class names, in id order.
+        blocks: of all frames under evaluation.
+        subsets: names and joins that get a row each.
+        base: the keys that all rows share: split, dataset, size, architecture, seed, settings,
+            fingerprint, and condition unless ``clean``.
+
+    Raises:
+        UsageError: a class name stands twice, or a subset is not known.
+    """
+
+    def __init__(
+        self, model: str, classes: Sequence[str], blocks: Blocks, subsets: Sequence[str], base: Row
+    ) -> None:
+        double = sorted({name for name in classes if list(classes).count(name) > 1})
+        if double:
+            raise UsageError(f"expected class names that differ, got {double} more than once.")
+        for subset in subsets:
+            blocks.members(subset)
+        self.model = model
+        self.classes = tuple(classes)
+        self.blocks = blocks
+        self.subsets = tuple(subsets)
+        self.base = dict(base)
+        count = len(self.classes)
+        self.confusion = torch.zeros(len(blocks), count, count, dtype=torch.int64)  # (U, C, C)
+        self.images = torch.zeros(len(blocks), dtype=torch.int64)  # (U,)
+        self._synced = False
+
+    def update(self, prediction: Prediction, label: Tensor, keys: Sequence[str]) -> None:
+        """Count a batch: logits (B, C, H, W), label (B, H, W) uint8, B keys.
+
+        Raises:
+            DataError: channels, sizes or ids do not fit, or a key is not under evaluation.
+            MoesegError: the logits hold NaN.
+        """
+        if self._synced:
+            raise RuntimeError("update after sync: the state is already the sum over ranks")
+        channels = prediction.logits.shape[1]
+        if channels != len(self.classes):
+            raise DataError(
+                f"expected {len(self.classes)} classes from {self.model!r}, got {channels}; "
+                "score it with the taxonomy it was trained on."
+            )
+        units = torch.tensor([self.blocks.unit_of(key) for key in keys], dtype=torch.int64)
+        ids = class_ids(prediction.logits, what=f"the logits of {self.model!r} on {list(keys)}")
+        found = confusion_per_image(ids, label.to(ids.device), len(self.classes))  # (B, C, C)
+        self.confusion.index_add_(0, units, found.cpu())
+        self.images.index_add_(0, units, torch.ones_like(units))
+
+    def sync(self) -> None:
+        """Sum counts over ranks if `torch.distributed` runs; a second call does nothing."""
+        if self._synced or not (dist.is_available() and dist.is_initialized()):
+            return
+        self.confusion = _sum_over_ranks(self.confusion)
+        self.images = _sum_over_ranks(self.images)
+        self._synced = True
+
+    def rows(self) -> list[Row]:
+        """Return one ``segmentation`` row per subset.
+
+        Raises:
+            DataError: a frame was counted twice (a sampler that pads does so), or a base key is
+                missing.
+        """
+        self._check_counted_once()
+        return [self._row(subset) for subset in self.subsets]
+
+    def groups(self, subset: str) -> tuple[Confusions, CiUnit]:
+        """Return (G, C, C) counts per resampling unit of a subset, and what the unit is."""
+        groups, unit = self.blocks.units_for(subset)
+        parts = [self.confusion[torch.from_numpy(group)].sum(dim=0) for group in groups]
+        return torch.stack(parts).numpy(), unit  # G of (C, C) -> (G, C, C)
+
+    def miou(self, subset: str) -> float | None:
+        """Return the headline mIoU on a subset, 0..1; None if nothing was counted."""
+        confusions, _ = self.groups(subset)
+        return scores(torch.from_numpy(confusions).sum(dim=0)).miou
+
+    def row_base(self, kind: str, subset: str) -> Row:
+        """Return the keys that a row of this model on this subset has whatever its kind."""
+        values = {
+            "condition": "clean",
+            **self.base,
+            "kind": kind,
+            "model": self.model,
+            "subset": subset,
+            "images": int(self.images[torch.from_numpy(self.blocks.members(subset))].sum()),
+        }
+        if "size" in values:
+            values["size"] = list(values["size"])
+        missing = [key for key in BASE_KEYS if key not in values]
+        if missing:
+            raise DataError(f"expected the base keys {missing} for the rows of {self.model!r}.")
+        return {**{key: values[key] for key in BASE_KEYS}, **values}
+
+    def _row(self, subset: str) -> Row:
+        confusions, unit = self.groups(subset)
+        result = scores(torch.from_numpy(confusions).sum(dim=0))  # (G, C, C) -> (C, C)
+        row = self.row_base("segmentation", subset) | {
+            "miou": result.miou,
+            "miou_union": result.miou_union,
+            "pixel_accuracy": result.pixel_accuracy,
+            "class_accuracy": result.class_accuracy,
+            "fw_iou": result.fw_iou,
+            "per_class_iou": dict(zip(self.classes, result.per_class_iou, strict=True)),
+            "per_class_pixels": dict(zip(self.classes, result.pixels, strict=True)),
+            "classes_used": result.classes_used,
+            "ci95": miou_interval(confusions),
+            "ci_unit": unit,
+            "ci_units": len(confusions),
+        }
+        validate_row(row)
+        return row
+
+    def _check_counted_once(self) -> None:
+        for unit, frames in enumerate(self.blocks.unit_frames):
+            if int(self.images[unit]) > frames:
+                raise DataError(
+                    f"expected at most {frames} frames of sequence "
+                    f"{self.blocks.unit_sequence[unit]!r} in a block, got {int(self.images[unit])}"
+                    f" for {self.model!r}; use a sampler that does not repeat frames."
+                )
+
+
+def difference_rows(collectors: Mapping[str, SegmentationCollector]) -> list[Row]:
+    """Return each mixture minus the best expert, the baseline and the mean ensemble, paired.
+
+    Models are known by name: ``moe-...``, ``expert-...``, ``baseline``, ``ensemble-mean``; those
+    that are not there give no row. The best expert is the one with the highest mIoU on the very
+    subset and frames that are scored, which favours it over the mixture.
+
+    Args:
+        collectors: by model name, all filled with the same frames at the same size.
+
+    Returns:
+        One ``difference`` row per mixture, subset and opponent. ``wins`` says that the interval
+        of the mixture's mIoU minus the opponent's lies above 0.
+
+    Raises:
+        UsageError: the collectors differ in frames, size, condition, subsets or classes.
+    """
+    _check_comparable(collectors)
+    rows = []
+    for name, mixture in collectors.items():
+        if not name.startswith("moe-"):
+            continue
+        for subset in mixture.subsets:
+            opponents = [other for other in ("baseline", "ensemble-mean") if other in collectors]
+            experts = {other: c for other, c in collectors.items() if other.startswith("expert-")}
+            if experts:
+                mious = {other: expert.miou(subset) or 0.0 for other, expert in experts.items()}
+                opponents.insert(0, max(mious, key=mious.__getitem__))
+            rows += [_difference(mixture, collectors[other], subset) for other in opponents]
+    return rows
+
+
+def _difference(mixture: SegmentationCollector, other: SegmentationCollector, subset: str) -> Row:
+    confusions, unit = mixture.groups(subset)
+    against, _ = other.groups(subset)
+    ours, theirs = mixture.miou(subset), other.miou(subset)
+    ci95 = miou_interval(confusions, against)
+    row = mixture.row_base("difference", subset) | {
+        "minus": other.model,
+        "difference": None if ours is None or theirs is None else ours - theirs,
+        "ci95": ci95,
+        "ci_unit": unit,
+        "ci_units": len(confusions),
+        "wins": ci95 is not None and ci95[0] > 0.0,
+    }
+    validate_row(row)
+    return row
+
+
+def _check_comparable(collectors: Mapping[str, SegmentationCollector]) -> None:
+    def ground(collector: SegmentationCollector) -> dict[str, object]:
+        base = collector.base
+        return {
+            "frames": collector.blocks,
+            "images": collector.images.tolist(),
+            "ground truth": collector.confusion.sum(dim=2).tolist(),
+            "size": list(base.get("size", [])),
+            "condition": base.get("condition", "clean"),
+            "subsets": collector.subsets,
+            "classes": collector.classes,
+        }
+
+    names = list(collectors)
+    for first, other in pairwise(names):
+        one, two = ground(collectors[first]), ground(collectors[other])
+        unlike = [key for key in one if one[key] != two[key]]
+        if unlike:
+            raise UsageError(
+                f"expected {first!r} and {other!r} on the same ground, got different "
+                f"{', '.join(unlike)}; evaluate them in one run."
+            )
+
+
+def _sum_over_ranks(state: Tensor) -> Tensor:
+    """Return the sum of a CPU tensor over ranks; through the GPU where the backend wants that."""
+    device = torch.device("cuda") if dist.get_backend() == "nccl" else state.device
+    total = state.to(device, copy=True)
+    dist.all_reduce(total)
+    return total.to(state.device)

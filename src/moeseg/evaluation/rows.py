@@ -1,0 +1,139 @@
+"""Rows: which keys each kind carries, and how rows are read and written.
+
+No numbers are made here and nothing is rendered.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from moeseg.errors import DataError, unknown_name
+from moeseg.files import write_text
+from moeseg.types import Row
+
+BASE_KEYS: tuple[str, ...] = (
+    "kind",
+    "model",
+    "subset",
+    "condition",
+    "split",
+    "dataset",
+    "size",
+    "architecture",
+    "images",
+    "seed",
+    "settings",
+    "fingerprint",
+)
+"""Keys of every row, in the order they are written."""
+
+METRIC_KEYS: dict[str, tuple[str, ...]] = {
+    "segmentation": (
+        "miou",
+        "miou_union",
+        "pixel_accuracy",
+        "class_accuracy",
+        "fw_iou",
+        "per_class_iou",
+        "per_class_pixels",
+        "classes_used",
+        "ci95",
+        "ci_unit",
+        "ci_units",
+    ),
+    "difference": ("minus", "difference", "ci95", "ci_unit", "ci_units", "wins"),
+}
+"""Keys that a kind adds to `BASE_KEYS`; a new kind of row enters here."""
+
+SHARES = ("miou", "miou_union", "pixel_accuracy", "class_accuracy", "fw_iou")
+"""Readings of a ``segmentation`` row: 0..1, or null where no pixel was counted."""
+
+
+def validate_row(row: Row) -> None:
+    """Check a row against its kind: no key missing or unknown, shares in 0..1, interval ordered.
+
+    Raises:
+        DataError: with all that is wrong with the row.
+    """
+    kind = row.get("kind")
+    if kind not in METRIC_KEYS:
+        raise DataError(unknown_name("kind of row", str(kind), METRIC_KEYS))
+    keys = BASE_KEYS + METRIC_KEYS[kind]
+    wrong = [f"key {key!r} is missing" for key in keys if key not in row]
+    wrong += [unknown_name("key", key, keys) for key in row if key not in keys]
+    if not wrong:
+        wrong = _wrong_values(row)
+    if wrong:
+        raise DataError(
+            f"a {kind} row of {row.get('model')!r} on {row.get('subset')!r} is not as expected: "
+            + "; ".join(wrong)
+        )
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read JSON lines as rows, of any kind; blank lines are skipped.
+
+    Raises:
+        DataError: the file can't be read, or a line is no JSON object.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"expected rows in {path}, could not read it: {error}.") from error
+    rows: list[Row] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{number}: expected one JSON object, got {error}.") from error
+        if not isinstance(row, dict) or not isinstance(row.get("kind"), str):
+            raise DataError(f"{path}:{number}: expected a JSON object with a key 'kind'.")
+        rows.append(row)
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as JSON lines, all or nothing: the old file stays until the new one is whole.
+
+    Raises:
+        DataError: a row of a known kind is wrong, or a value is no JSON (NaN included).
+        MoesegError: the disk does not take it.
+    """
+    lines = []
+    for row in rows:
+        if row.get("kind") in METRIC_KEYS:
+            validate_row(row)
+        try:
+            lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"a {row.get('kind')} row of {row.get('model')!r} is no JSON: {error}."
+            ) from error
+    write_text(path, "".join(lines))
+
+
+def _wrong_values(row: Row) -> list[str]:
+    wrong = []
+    for key in SHARES:
+        value = row.get(key)
+        if value is not None and not 0.0 <= value <= 1.0:
+            wrong.append(f"{key} is {value}, expected 0..1 or null")
+    ci95 = row["ci95"]
+    if ci95 is not None and not (
+        len(ci95) == 2 and all(map(math.isfinite, ci95)) and ci95[0] <= ci95[1]
+    ):
+        wrong.append(f"ci95 is {ci95}, expected [low, high] or null")
+    if row["ci_unit"] not in ("sequence", "block"):
+        wrong.append(unknown_name("ci_unit", str(row["ci_unit"]), ("sequence", "block")))
+    if not (
+        isinstance(row["size"], list)
+        and len(row["size"]) == 2
+        and all(isinstance(side, int) and side > 0 for side in row["size"])
+    ):
+        wrong.append(f"size is {row['size']}, expected [height, width]")
+    return wrong

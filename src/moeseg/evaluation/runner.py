@@ -1,0 +1,85 @@
+"""The one inference loop: any number of models over shared experts, each expert once an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from moeseg.data import SegmentationDataset
+from moeseg.evaluation.collectors import Collector
+from moeseg.models import Expert, Segmenter
+from moeseg.progress import track
+from moeseg.types import ExpertOutput
+
+
+@torch.inference_mode()
+def run_models(
+    models: Mapping[str, Segmenter],
+    frames: SegmentationDataset,
+    collectors: Mapping[str, Sequence[Collector]],
+    *,
+    batch_size: int = 8,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    expert_logits: bool = False,
+) -> None:
+    """Predict every frame with every model and hand each prediction to the model's collectors.
+
+    An expert that several models share runs once a batch. Under an initialised process group every
+    rank takes its share of the frames and the collectors' states are summed at the end.
+
+    Args:
+        models: by name, in any training mode; modes are as before afterwards.
+        frames: without augmentation.
+        collectors: by model name; a model without any is not combined.
+        batch_size: frames of one forward pass.
+        workers: loader processes.
+        device: where models run; they are moved there.
+        expert_logits: hand full-size logits of the single experts to the collectors too.
+    """
+    distributed = dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    mine = Subset(frames, list(range(rank, len(frames), world)))
+    loader = DataLoader(mine, batch_size=batch_size, num_workers=workers)
+    experts = unique_experts(models)
+    with evaluating([model for model in models.values() if isinstance(model, nn.Module)]):
+        for model in models.values():
+            if isinstance(model, nn.Module):
+                model.to(device)
+        for images, label, keys in track(loader, "evaluating", len(loader)):
+            size = (int(images.shape[-2]), int(images.shape[-1]))
+            images, label = images.to(device), label.to(device)
+            outputs: dict[int, ExpertOutput] = {id(e): e.output(images) for e in experts}
+            for name, model in models.items():
+                if not collectors.get(name):
+                    continue
+                own = [outputs[id(expert)] for expert in model.experts]
+                prediction = model.combine(own, size, expert_logits=expert_logits)
+                for collector in collectors[name]:
+                    collector.update(prediction, label, keys)
+    for several in collectors.values():
+        for collector in several:
+            collector.sync()
+
+
+def unique_experts(models: Mapping[str, Segmenter]) -> list[Expert]:
+    """Return every expert of the models once, in order of first use."""
+    return list({id(e): e for model in models.values() for e in model.experts}.values())
+
+
+@contextmanager
+def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Put modules in eval mode, and every part of them back in its own mode afterwards."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,209 @@
+"""The evaluation stages of a study: rows of every model on every subset, tables, contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from moeseg.data import Taxonomy
+from moeseg.evaluation.collectors import SegmentationCollector, difference_rows
+from moeseg.evaluation.intervals import Blocks
+from moeseg.evaluation.rows import read_rows, write_rows
+from moeseg.evaluation.runner import evaluating, run_models
+from moeseg.evaluation.sheet import SheetRow, contact_sheet, photo
+from moeseg.evaluation.table import render_class_csv, render_csv, render_markdown
+from moeseg.files import replacing, write_text
+from moeseg.models import Expert, Model, load
+from moeseg.run import Cost, Run, Stage
+from moeseg.training.cost import expected_seconds, forward_flops, planned_expert
+from moeseg.types import Frame, Prediction, Row
+
+
+def evaluation_stages(run: Run) -> list[Stage]:
+    """Return the stages that score the study's models."""
+    trained = [f"train-{name}" for name in run.study.networks()]
+    made = [
+        *trained,
+        *(["ensembles"] if run.study.ensembles else []),
+        *(["gates"] if run.study.mixtures else []),
+    ]
+    return [
+        Stage(
+            name="evaluate",
+            make=_make_rows,
+            inputs=_inputs,
+            outputs=lambda run: [run.folder / "results.jsonl"],
+            needs=tuple(made),
+            cost=_cost,
+        ),
+        Stage(
+            name="table",
+            make=_make_table,
+            inputs=lambda run: run.study.published,
+            outputs=lambda run: [
+                run.folder / name for name in ("table.md", "table.csv", "classes.csv")
+            ],
+            needs=("evaluate",),
+        ),
+        Stage(
+            name="sheet",
+            make=_make_sheet,
+            inputs=lambda run: [run.study.eval.sheet, run.study.eval.split],
+            outputs=lambda run: [run.folder / "frames.png"],
+            needs=tuple(made),
+        ),
+    ]
+
+
+def model_names(run: Run) -> list[str]:
+    """Return every model of the study, in the table's order."""
+    return [
+        *run.study.networks(),
+        *(f"ensemble-{rule}" for rule in run.study.ensembles),
+        *run.study.mixtures,
+    ]
+
+
+def load_models(run: Run, names: Sequence[str] | None = None) -> dict[str, Model]:
+    """Load models of the study; those built on the same experts share them."""
+    shared: dict[Any, Expert] = {}
+    return {name: load(run.model(name), shared=shared) for name in names or model_names(run)}
+
+
+def scored_subsets(run: Run) -> tuple[str, ...]:
+    """Return the subsets and joins that get a row."""
+    if run.study.eval.subsets is not None:
+        return run.study.eval.subsets
+    return tuple(dict.fromkeys((*run.catalogue.subsets(run.study.eval.split), run.study.joined)))
+
+
+def scored_frames(run: Run) -> tuple[Frame, ...]:
+    """Return every frame that is scored, once."""
+    single = dict.fromkeys(part for subset in scored_subsets(run) for part in subset.split("+"))
+    return tuple(f for name in single for f in run.frames(name, run.study.eval.split))
+
+
+def evaluate(
+    models: Mapping[str, Model],
+    run: Run,
+    frames: Sequence[Frame],
+    subsets: Sequence[str],
+    base: Row,
+) -> list[Row]:
+    """Score models on frames.
+
+    Args:
+        models: by name.
+        run: where data, size and settings come from.
+        frames: what is predicted, each once.
+        subsets: subsets and joins of these frames that get a row of each model.
+        base: keys of every row; see `rows.BASE_KEYS`.
+
+    Returns:
+        Segmentation rows, then differences of mixtures to the others.
+    """
+    blocks = Blocks.of(frames)
+    classes = run.catalogue.taxonomy.classes
+    collectors = {
+        name: SegmentationCollector(
+            name, classes, blocks, subsets, base | {"architecture": architecture_name(model)}
+        )
+        for name, model in models.items()
+    }
+    run_models(
+        models,
+        run.dataset(frames, size=run.eval_size),
+        {name: [collector] for name, collector in collectors.items()},
+        batch_size=run.study.eval.batch_size,
+        workers=run.study.data.workers,
+        device=run.device,
+    )
+    rows = [row for collector in collectors.values() for row in collector.rows()]
+    return rows + difference_rows(collectors)
+
+
+def architecture_name(model: Model) -> str:
+    """Return a model's networks in a word, e.g. ``deeplabv3plus-resnet18``."""
+    names = [
+        "-".join(str(e.description[key]) for key in ("name", "backbone") if key in e.description)
+        for e in model.experts
+    ]
+    return "+".join(dict.fromkeys(names))
+
+
+def row_base(run: Run, fingerprint: str) -> Row:
+    """Return the keys that all rows of a study share."""
+    return {
+        "split": run.study.eval.split,
+        "dataset": run.catalogue.dataset,
+        "size": list(run.eval_size),
+        "seed": run.study.seed,
+        "settings": {},
+        "fingerprint": fingerprint[:16],
+    }
+
+
+def _inputs(run: Run) -> dict[str, Any]:
+    settings = run.study.eval.model_dump(exclude={"batch_size", "sheet"}, exclude_defaults=True)
+    return {"eval": settings, "frames": run.frames_print(scored_frames(run))}
+
+
+def _make_rows(run: Run) -> None:
+    base = row_base(run, run.record("evaluate")["fingerprint"])
+    rows = evaluate(load_models(run), run, scored_frames(run), scored_subsets(run), base)
+    write_rows(run.folder / "results.jsonl", rows)
+
+
+def _make_table(run: Run) -> None:
+    rows = read_rows(run.folder / "results.jsonl")
+    write_text(run.folder / "table.md", render_markdown(rows, run.study.published))
+    write_text(run.folder / "table.csv", render_csv(rows))
+    write_text(run.folder / "classes.csv", render_class_csv(rows))
+
+
+def _cost(run: Run) -> Cost:
+    num_classes = len(run.catalogue.taxonomy)
+    flops = sum(
+        forward_flops(planned_expert(run.study.architecture_of(name), num_classes), run.eval_size)
+        for name in run.study.networks()
+    )
+    # the models of shared experts add about half: the benchmark of the ten models
+    return Cost(1.5 * expected_seconds(flops * len(scored_frames(run)), run.device), 1e6)
+
+
+def _make_sheet(run: Run) -> None:
+    per_subset = run.study.eval.sheet
+    frames: list[Frame] = []
+    for subset in run.catalogue.subsets(run.study.eval.split) if per_subset else ():
+        listed = run.frames(subset, run.study.eval.split)
+        frames += [listed[(2 * i + 1) * len(listed) // (2 * per_subset)] for i in range(per_subset)]
+    if not frames:
+        return
+    taxonomy = run.catalogue.taxonomy
+    models = load_models(run)
+    rows = []
+    present: set[int] = set()
+    with evaluating(list(models.values())), torch.inference_mode():
+        data = run.dataset(frames, size=run.eval_size)
+        for frame, (image, label, key) in zip(frames, (data[i] for i in range(len(data))), strict=True):
+            masks = {name: _mask(model(image[None])) for name, model in models.items()}
+            present |= set(np.unique(label.numpy()).tolist())
+            cells = [photo(image), taxonomy.decode(label.numpy())]
+            cells += [taxonomy.decode(mask) for mask in masks.values()]
+            rows.append(SheetRow((frame.subset, key), tuple(cells)))
+    legend = _legend(taxonomy, present)
+    sheet = contact_sheet(("photo", "label", *models), rows, legend)
+    with replacing(run.folder / "frames.png") as unfinished:
+        sheet.save(unfinished, format="PNG")
+
+
+def _mask(prediction: Prediction) -> Any:  # noqa: ANN401 - (H, W) uint8 array
+    return prediction.logits[0].argmax(0).to(torch.uint8).numpy()
+
+
+def _legend(taxonomy: Taxonomy, present: set[int]) -> dict[str, tuple[int, int, int]]:
+    ids = [i for i in range(len(taxonomy)) if i in present]
+    return {taxonomy.classes[i]: cast(tuple[int, int, int], taxonomy.colours[i][0]) for i in ids}

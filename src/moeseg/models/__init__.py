@@ -1,0 +1,63 @@
+"""Networks, gates and mixtures: how they are built, combined, saved and loaded.
+
+The public names of the files beside this one; no logic.
+"""
+
+from moeseg.models.build import (
+    GateKind,
+    Model,
+    build_ensemble,
+    build_expert,
+    build_gate,
+    build_mixture,
+    build_model,
+    describe,
+)
+from moeseg.models.checkpoint import load, load_weights, read_info, save, weights_digest
+from moeseg.models.expert import AdaptedExpert, Expert, Normalize, Segmenter, image_size, resize
+from moeseg.models.gates import Gate
+from moeseg.models.mixture import (
+    RULES,
+    Ensemble,
+    Mixture,
+    Rule,
+    combine_max,
+    combine_mean,
+    combine_mean_probability,
+    combine_weighted,
+    new_head,
+    weighted_sum,
+)
+
+__all__ = [
+    "RULES",
+    "AdaptedExpert",
+    "Ensemble",
+    "Expert",
+    "Gate",
+    "GateKind",
+    "Mixture",
+    "Model",
+    "Normalize",
+    "Rule",
+    "Segmenter",
+    "build_ensemble",
+    "build_expert",
+    "build_gate",
+    "build_mixture",
+    "build_model",
+    "combine_max",
+    "combine_mean",
+    "combine_mean_probability",
+    "combine_weighted",
+    "describe",
+    "image_size",
+    "load",
+    "load_weights",
+    "new_head",
+    "read_info",
+    "resize",
+    "save",
+    "weighted_sum",
+    "weights_digest",
+]

@@ -1,0 +1,224 @@
+"""One run of a study: its folder, its frames, and its stages with what each hangs on.
+
+A stage's output is used again only while its fingerprint is the same: that of its settings, its
+frames, the stages before it and the version of the code.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from filelock import FileLock, Timeout
+
+from moeseg import __version__
+from moeseg.config import Study
+from moeseg.data import Augment, Catalogue, SegmentationDataset
+from moeseg.data.open import make_dataset, open_catalogue
+from moeseg.errors import DataError, UsageError
+from moeseg.files import fingerprint, remove, write_text
+from moeseg.types import Frame, Size, Split
+
+State = Literal["done", "stale", "started", "missing"]
+
+
+class Run:
+    """A study and the folder it is carried out in.
+
+    Args:
+        study: checked settings.
+        folder: where every output goes; `study.out` where None.
+    """
+
+    def __init__(self, study: Study, folder: Path | None = None) -> None:
+        self.study = study
+        self.folder = folder or study.out
+        self._sizes: dict[tuple[str, ...], str] = {}
+
+    @functools.cached_property
+    def catalogue(self) -> Catalogue:
+        """The frames of the study's data."""
+        return open_catalogue(self.study.data, self.folder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where gates are fitted and models evaluated."""
+        wanted = self.study.training.accelerator
+        if wanted in ("auto", "gpu") and torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if wanted == "mps" else "cpu")
+
+    @property
+    def eval_size(self) -> Size:
+        """H, W at which models are scored."""
+        return self.study.eval.size or self.study.data.size
+
+    def model(self, name: str) -> Path:
+        """Return the folder of a saved model."""
+        return self.folder / "models" / name
+
+    def log(self, name: str) -> Path:
+        """Return the folder of a training's checkpoints and curves."""
+        return self.folder / "training" / name
+
+    def frames(self, subset: str, split: Split) -> tuple[Frame, ...]:
+        """Return the frames of a subset or join; empty where it has none in this split."""
+        names = set(self.catalogue.subsets(split))
+        if split == "val" and not names.issuperset(subset.split("+")):
+            subset = "+".join(name for name in subset.split("+") if name in names)
+            if not subset:
+                return ()
+        return self.catalogue.select(subset, split)
+
+    def dataset(
+        self, frames: Sequence[Frame], *, augmented: bool = False, size: Size | None = None
+    ) -> SegmentationDataset:
+        """Return a data set over frames at the training size or another."""
+        settings = self.study.data.augment
+        augment = Augment(settings.flip, settings.scale, settings.jitter) if augmented else None
+        return make_dataset(
+            self.catalogue,
+            frames,
+            size or self.study.data.size,
+            augment=augment,
+            seed=self.study.seed,
+        )
+
+    def frames_print(self, frames: Sequence[Frame]) -> str:
+        """Return a fingerprint of frames: names, subsets and sizes of the files on disk."""
+        keys = tuple(frame.key for frame in frames)
+        if keys not in self._sizes:
+            sized = self.study.data.reader != "synthetic"  # scenes follow from their settings
+            listed = [
+                (f.key, f.subset, *((_bytes(f.image), _bytes(f.label)) if sized else ()))
+                for f in frames
+            ]
+            self._sizes[keys] = fingerprint(listed)
+        return self._sizes[keys]
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """Return what is noted of a stage: fingerprint, finished, seconds; empty if nothing."""
+        path = self.folder / "stages" / f"{stage}.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's folder against a second run.
+
+        Raises:
+            UsageError: another run is at work there.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UsageError(
+                f"another run is at work in {self.folder}: wait until it ends, or choose another "
+                "folder with --out"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a stage is expected to take."""
+
+    seconds: float = 0.0
+    bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a study.
+
+    Attributes:
+        name: as `--only` and `--plan` name it.
+        make: does the work; goes on with what an earlier, killed call left.
+        inputs: settings and frames that the output hangs on, JSON-ready.
+        outputs: files and folders that the stage leaves.
+        scratch: files and folders that it works in; they go on a fresh start.
+        needs: stages whose outputs it reads.
+        cost: time and disk it is expected to take.
+    """
+
+    name: str
+    make: Callable[[Run], None]
+    inputs: Callable[[Run], Any]
+    outputs: Callable[[Run], Sequence[Path]]
+    scratch: Callable[[Run], Sequence[Path]] = field(default=lambda run: ())
+    needs: tuple[str, ...] = ()
+    cost: Callable[[Run], Cost] = field(default=lambda run: Cost())
+
+
+class Ledger:
+    """What is finished in a run's folder, by stage.
+
+    Args:
+        run: the run.
+        stages: all of its stages, in order.
+    """
+
+    def __init__(self, run: Run, stages: Sequence[Stage]) -> None:
+        self.run = run
+        self.stages = {stage.name: stage for stage in stages}
+
+    def fingerprint(self, stage: Stage) -> str:
+        """Return the fingerprint that a fresh output of a stage would have."""
+        before = {name: self.fingerprint(self.stages[name]) for name in stage.needs}
+        return fingerprint([__version__, stage.name, stage.inputs(self.run), before])
+
+    def state(self, stage: Stage) -> State:
+        """Return whether a stage's output is there and fresh."""
+        record = self.record(stage)
+        if not record:
+            return "missing"
+        if record["fingerprint"] != self.fingerprint(stage):
+            return "stale"
+        whole = all(path.exists() for path in stage.outputs(self.run))
+        return "done" if record["finished"] and whole else "started"
+
+    def record(self, stage: Stage) -> dict[str, Any]:
+        """Return what was noted of a stage: fingerprint, finished, seconds; empty if nothing."""
+        return self.run.record(stage.name)
+
+    def make(self, stage: Stage) -> None:
+        """Carry a stage out, afresh where what is there belongs to other settings."""
+        state = self.state(stage)
+        if state == "done":
+            return
+        mark = self.fingerprint(stage)
+        if state in ("stale", "missing"):
+            for path in (*stage.outputs(self.run), *stage.scratch(self.run)):
+                remove(path)
+        spent = self.record(stage).get("seconds", 0.0) if state == "started" else 0.0
+        self._note(stage, mark, finished=False, seconds=spent)
+        began = time.monotonic()
+        stage.make(self.run)
+        self._note(stage, mark, finished=True, seconds=spent + time.monotonic() - began)
+
+    def _note(self, stage: Stage, mark: str, *, finished: bool, seconds: float) -> None:
+        note = {"fingerprint": mark, "finished": finished, "seconds": round(seconds, 1)}
+        path = self.run.folder / "stages" / f"{stage.name}.json"
+        write_text(path, json.dumps(note | {"version": __version__}))
+
+
+def _bytes(path: Path | None) -> int:
+    if path is None:
+        return 0
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path}: {error.strerror}; `moeseg data check` lists every missing file"
+        ) from error

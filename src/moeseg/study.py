@@ -1,0 +1,103 @@
+"""A study from its file to its table: which stages there are, in which order, and their state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import yaml
+
+from moeseg.data.open import render_scenes, scenes_folder, synthetic_spec
+from moeseg.errors import UsageError, unknown_name
+from moeseg.evaluation.stages import evaluation_stages
+from moeseg.files import write_text
+from moeseg.progress import say
+from moeseg.run import Cost, Ledger, Run, Stage
+from moeseg.training.stages import training_stages
+
+
+def stages(run: Run) -> list[Stage]:
+    """Return all stages of a study, in an order in which each finds what it needs."""
+    scenes = [_scenes_stage()] if run.study.data.reader == "synthetic" else []
+    return [*scenes, *training_stages(run), *evaluation_stages(run)]
+
+
+def ledger(run: Run) -> Ledger:
+    """Return the state of all stages of a run."""
+    return Ledger(run, stages(run))
+
+
+def run_study(run: Run, only: Sequence[str] | None = None) -> None:
+    """Make everything of a study that is not there yet.
+
+    Args:
+        run: the study and its folder.
+        only: model names; the stages that make these, with what they stand on, and no others.
+
+    Raises:
+        UsageError: an unknown model, or another run is at work in the folder.
+        MoesegError: a stage failed; what was finished is kept.
+    """
+    book = ledger(run)
+    wanted = book.stages if only is None else _needed(run, book, only)
+    with run.locked():
+        settings = run.study.model_dump(mode="json")
+        write_text(run.folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False))
+        for number, stage in enumerate(wanted.values(), 1):
+            head = f"[{number}/{len(wanted)}] {stage.name}"
+            if book.state(stage) == "done":
+                say(f"{head}: done before")
+                continue
+            say(head)
+            book.make(stage)
+            say(f"{head}: {book.record(stage)['seconds']:.0f} s")
+
+
+def plan(run: Run) -> list[tuple[str, str, Cost]]:
+    """Return each stage's name, its state, and the time and disk it is expected to take.
+
+    A finished stage costs the seconds it took and nothing more.
+    """
+    book = ledger(run)
+    lines = []
+    for stage in book.stages.values():
+        state = book.state(stage)
+        if state == "done":
+            lines.append((stage.name, state, Cost(book.record(stage)["seconds"])))
+        else:
+            lines.append((stage.name, state, stage.cost(run)))
+    return lines
+
+
+def _needed(run: Run, book: Ledger, models: Sequence[str]) -> dict[str, Stage]:
+    makers = {f"train-{name}": [name] for name in run.study.networks()}
+    makers["ensembles"] = [f"ensemble-{rule}" for rule in run.study.ensembles]
+    makers["gates"] = list(run.study.mixtures)
+    known = [name for made in makers.values() for name in made]
+    if unknown := [name for name in models if name not in known]:
+        raise UsageError("\n".join(unknown_name("model", name, known) for name in unknown))
+    waiting = [stage for stage, made in makers.items() if set(made) & set(models)]
+    wanted: set[str] = set()
+    while waiting:
+        stage = waiting.pop()
+        wanted.add(stage)
+        waiting += book.stages[stage].needs
+    return {name: stage for name, stage in book.stages.items() if name in wanted}
+
+
+def _scenes_stage() -> Stage:
+    return Stage(
+        name="scenes",
+        make=lambda run: render_scenes(run.study.data, run.folder),
+        inputs=lambda run: run.study.data.synthetic.model_dump(),
+        outputs=lambda run: [scenes_folder(run.study.data, run.folder) / "spec.json"],
+        scratch=lambda run: [scenes_folder(run.study.data, run.folder)],
+        cost=_scenes_cost,
+    )
+
+
+def _scenes_cost(run: Run) -> Cost:
+    spec = synthetic_spec(run.study.data)
+    drives = sum(sum(by_split.values()) for by_split in spec.drives.values())
+    pixels = drives * spec.frames_per_drive * spec.size[0] * spec.size[1]
+    # seconds and bytes a pixel, measured on two cores of a 2023 server
+    return Cost(pixels * 1.0e-6, pixels * 2.6)

@@ -1,0 +1,333 @@
+"""Expert outputs on disk, computed once, for gates to train from.
+
+One record of each frame (and of its mirror) in memory-mapped shards: every expert's gate features
+and its decoder-resolution logits, channels last, and the label. Above a size limit the logits are
+kept only at fixed random labelled pixels and, for a head, their neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from moeseg.config import CacheConfig
+from moeseg.data import EpochBatches, SegmentationDataset
+from moeseg.errors import MoesegError
+from moeseg.files import replacing, write_text
+from moeseg.models import Expert
+from moeseg.progress import track
+from moeseg.training.loss import Points, draw_points, sample_logits
+from moeseg.types import ExpertOutput, Size
+
+_SHARD_BYTES = 256 * 2**20
+_Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GateBatch:
+    """What one step of gate training needs, live or cached.
+
+    Attributes:
+        features: (B, F, h, w) of each expert.
+        outputs: of each expert; None where only points are kept.
+        label: (B, H, W); None where only points are kept.
+        points: fixed points; None where whole maps are kept.
+        sampled: (B, E, M, N, C) logits at the points.
+    """
+
+    features: tuple[Tensor, ...]
+    outputs: tuple[ExpertOutput, ...] | None = None
+    label: Tensor | None = None
+    points: Points | None = None
+    sampled: Tensor | None = None
+
+
+class GateSource(Protocol):
+    """Where gate training gets its batches from."""
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        ...
+
+    def epoch(self, epoch: int) -> Iterator[GateBatch]:
+        """Yield the batches of an epoch, a pure function of its number."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What a cache folder holds; written last, so its presence means that the cache is whole."""
+
+    frames: int
+    mirrored: bool
+    size: Size
+    dtype: str
+    gates: tuple[tuple[int, ...], ...]  # (F, h, w) of each expert
+    logits: tuple[tuple[int, ...], ...]  # (h, w, C) of each expert, or one (E, M, N, C)
+    points: int  # N, or 0 for whole maps
+    per_shard: int
+
+    @property
+    def records(self) -> int:
+        return self.frames * (2 if self.mirrored else 1)
+
+    @property
+    def numbers(self) -> int:
+        return sum(math.prod(shape) for shape in (*self.gates, *self.logits))
+
+    @property
+    def shards(self) -> int:
+        return math.ceil(self.records / self.per_shard)
+
+
+def record_bytes(experts: Sequence[Expert], size: Size, config: CacheConfig) -> int:
+    """Return the bytes that one frame takes in a cache of whole maps, label included."""
+    device = next(experts[0].parameters()).device  # the meta device does, too
+    outputs = _outputs(experts, torch.zeros(1, 3, *size, device=device))
+    numbers = sum(output.gate.numel() + output.logits.numel() for output in outputs)
+    return numbers * np.dtype(config.dtype).itemsize + math.prod(size)
+
+
+def build_cache(
+    experts: Sequence[Expert],
+    frames: SegmentationDataset,
+    folder: Path,
+    config: CacheConfig,
+    *,
+    mirrored: bool,
+    pixels: int | None,
+    neighbours: bool,
+    seed: int = 0,
+    batch_size: int = 8,
+    workers: int = 0,
+) -> None:
+    """Run frozen experts over frames once and keep what they give.
+
+    Goes on after a kill with the first shard that is missing.
+
+    Args:
+        experts: in eval mode.
+        frames: without augmentation.
+        folder: made if missing.
+        config: number format and size limit.
+        mirrored: keep each frame's mirror image too.
+        pixels: points of each frame that are kept above the limit; None forbids that.
+        neighbours: keep the 3x3 neighbourhood of each point.
+        seed: of the points.
+        batch_size: frames of one forward pass.
+        workers: loader processes.
+
+    Raises:
+        MoesegError: whole maps are over the limit and `pixels` is None, or the disk is full.
+    """
+    experts = [expert.eval() for expert in experts]
+    layout = _plan(experts, frames, config, mirrored, pixels, neighbours)
+    folder.mkdir(parents=True, exist_ok=True)
+    device = next(experts[0].parameters()).device
+    missing = [s for s in range(layout.shards) if not (folder / f"values-{s:04d}.npy").exists()]
+    for shard in track(missing, "caching expert outputs", len(missing)):
+        numbers = range(
+            shard * layout.per_shard, min((shard + 1) * layout.per_shard, layout.records)
+        )
+        loader = DataLoader(
+            Subset(frames, [number % layout.frames for number in numbers]),
+            batch_size=batch_size,
+            num_workers=workers,
+        )
+        values = np.empty((len(numbers), layout.numbers), layout.dtype)
+        labels = np.empty(
+            (len(numbers), *_label_shape(layout)), np.int64 if layout.points else np.uint8
+        )
+        done = 0
+        for images, label, _ in loader:
+            turn = torch.tensor([n >= layout.frames for n in numbers[done : done + len(images)]])
+            images[turn], label[turn] = images[turn].flip(-1), label[turn].flip(-1)
+            outputs = _outputs(experts, images.to(device))
+            part = slice(done, done + len(images))
+            if layout.points:
+                generator = torch.Generator().manual_seed(seed * 1_000_003 + numbers[done])
+                points = draw_points(label, layout.points, generator)
+                sampled = sample_logits(outputs, points, neighbours)
+                values[part] = _flat([*(o.gate for o in outputs), sampled])
+                counted = (label != 255).flatten(1).sum(1, keepdim=True)
+                labels[part] = torch.cat([points.index, points.label.long(), counted], 1).numpy()
+            else:
+                maps = [o.logits.permute(0, 2, 3, 1) for o in outputs]  # (B, h, w, C)
+                values[part] = _flat([*(o.gate for o in outputs), *maps])
+                labels[part] = label.numpy()
+            done += len(images)
+        for what, array in (("labels", labels), ("values", values)):
+            with replacing(folder / f"{what}-{shard:04d}.npy") as file, file.open("wb") as stream:
+                np.save(stream, array)
+    write_text(folder / "layout.json", json.dumps(asdict(layout)))
+
+
+class CachedOutputs:
+    """Batches of a cache folder, in an order that is a pure function of seed and epoch."""
+
+    def __init__(
+        self,
+        folder: Path,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        shuffle: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        raw = json.loads((folder / "layout.json").read_text())
+        for key in ("gates", "logits"):
+            raw[key] = tuple(tuple(shape) for shape in raw[key])
+        raw["size"] = tuple(raw["size"])
+        self.layout = _Layout(**raw)
+        self.shuffle = shuffle
+        self.seed = seed
+        self.device = device
+        self.batches = _batches(self.layout.frames, batch_size, seed, shuffle)
+        self._values = [_open(folder, "values", s) for s in range(self.layout.shards)]
+        self._labels = [_open(folder, "labels", s) for s in range(self.layout.shards)]
+
+    def __len__(self) -> int:
+        return len(self.batches(0))
+
+    def epoch(self, epoch: int) -> Iterator[GateBatch]:
+        """Yield the batches of an epoch; each frame comes as it is or mirrored, by chance."""
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+        mirror = torch.zeros(self.layout.frames, dtype=torch.bool)
+        if self.layout.mirrored and self.shuffle:
+            mirror = torch.rand(self.layout.frames, generator=generator) < 0.5
+        for batch in self.batches(epoch):
+            records = [i + self.layout.frames * bool(mirror[i]) for i, _ in batch]
+            yield self._batch(records)
+
+    def _batch(self, records: Sequence[int]) -> GateBatch:
+        places = [divmod(record, self.layout.per_shard) for record in records]
+        values, labels = (
+            torch.from_numpy(np.stack([shards[s][i] for s, i in places])).to(self.device)
+            for shards in (self._values, self._labels)
+        )
+        shapes = (*self.layout.gates, *self.layout.logits)
+        parts = values.split([math.prod(shape) for shape in shapes], 1)
+        maps = [part.view(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+        experts = len(self.layout.gates)
+        features = tuple(map_.float() for map_ in maps[:experts])
+        if not self.layout.points:
+            outputs = tuple(
+                ExpertOutput(gate, logits.permute(0, 3, 1, 2))
+                for gate, logits in zip(features, maps[experts:], strict=True)
+            )
+            return GateBatch(features, outputs, labels)
+        index, label, counted = labels.split([self.layout.points, self.layout.points, 1], 1)
+        share = counted[:, 0] / counted.sum().clamp(min=1)
+        points = Points(index, label, share, self.layout.size)
+        return GateBatch(features, points=points, sampled=maps[experts].float())
+
+
+class LiveOutputs:
+    """Batches from running the experts at every step: the slow reference of the cache."""
+
+    def __init__(
+        self,
+        experts: Sequence[Expert],
+        frames: SegmentationDataset,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        shuffle: bool = True,
+        workers: int = 0,
+    ) -> None:
+        self.experts = experts
+        self.frames = frames
+        self.workers = workers
+        self.batches = _batches(len(frames), batch_size, seed, shuffle)
+
+    def __len__(self) -> int:
+        return len(self.batches(0))
+
+    def epoch(self, epoch: int) -> Iterator[GateBatch]:
+        """Yield the batches of an epoch, augmented as the data set is."""
+        device = next(self.experts[0].parameters()).device
+        loader = DataLoader(
+            self.frames, batch_sampler=self.batches(epoch), num_workers=self.workers
+        )
+        for images, label, _ in loader:
+            outputs = _outputs(self.experts, images.to(device))
+            yield GateBatch(tuple(o.gate for o in outputs), outputs, label.to(device))
+
+
+def _batches(
+    length: int, batch_size: int, seed: int, shuffle: bool
+) -> Callable[[int], Sequence[list[tuple[int, int]]]]:
+    """Return a function from an epoch to its batches of (index, epoch)."""
+    if not shuffle:  # each frame exactly once, in order
+        starts = range(0, length, batch_size)
+        plain = [[(i, 0) for i in range(s, min(s + batch_size, length))] for s in starts]
+        return lambda epoch: plain
+    batches = EpochBatches(length, batch_size, seed)
+
+    def shuffled(epoch: int) -> list[list[tuple[int, int]]]:
+        batches.set_epoch(epoch)
+        return list(batches)
+
+    return shuffled
+
+
+@torch.no_grad()
+def _outputs(experts: Sequence[Expert], images: Tensor) -> tuple[ExpertOutput, ...]:
+    return tuple(expert.output(images) for expert in experts)
+
+
+def _plan(
+    experts: Sequence[Expert],
+    frames: SegmentationDataset,
+    config: CacheConfig,
+    mirrored: bool,
+    pixels: int | None,
+    neighbours: bool,
+) -> _Layout:
+    image, label, _ = frames[0]
+    height, width = label.shape
+    device = next(experts[0].parameters()).device
+    outputs = _outputs(experts, image[None].to(device))
+    gates = tuple(tuple(output.gate.shape[1:]) for output in outputs)
+    logits = tuple((*o.logits.shape[2:], o.logits.shape[1]) for o in outputs)
+    whole = _Layout(len(frames), mirrored, (height, width), config.dtype, gates, logits, 0, 1)
+    item = np.dtype(config.dtype).itemsize
+    each = whole.numbers * item + height * width
+    points = 0
+    if each * whole.records > config.limit_gb * 1e9:
+        if pixels is None:
+            raise MoesegError(
+                f"the cache of expert outputs needs {each * whole.records / 1e9:.1f} GB, over "
+                f"gate.cache.limit_gb = {config.limit_gb:g}: raise the limit, or set gate.pixels to "
+                "a number so that only so many pixels of each frame are kept"
+            )
+        points = pixels
+        logits = ((len(experts), 9 if neighbours else 1, points, logits[0][-1]),)
+    layout = _Layout(len(frames), mirrored, (height, width), config.dtype, gates, logits, points, 1)
+    per_shard = max(1, _SHARD_BYTES // (layout.numbers * item))
+    return _Layout(
+        len(frames), mirrored, (height, width), config.dtype, gates, logits, points, per_shard
+    )
+
+
+def _label_shape(layout: _Layout) -> tuple[int, ...]:
+    return (2 * layout.points + 1,) if layout.points else layout.size
+
+
+def _flat(maps: Sequence[Tensor]) -> _Array:
+    return torch.cat([map_.cpu().flatten(1) for map_ in maps], 1).numpy()
+
+
+def _open(folder: Path, what: str, shard: int) -> _Array:
+    array: _Array = np.load(folder / f"{what}-{shard:04d}.npy", mmap_mode="r")
+    return array

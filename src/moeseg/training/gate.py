@@ -1,0 +1,214 @@
+"""Fitting gates over frozen experts: all mixtures of a study in one pass over the same batches.
+
+The batches come from a cache or from live experts (`cache.py`); the loss path is the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moeseg.config import GateConfig
+from moeseg.errors import MoesegError
+from moeseg.files import append_csv, replacing
+from moeseg.metrics import confusion_matrix, scores
+from moeseg.models import Mixture
+from moeseg.progress import say, track
+from moeseg.training.cache import GateBatch, GateSource
+from moeseg.training.loss import (
+    cross_entropy,
+    draw_points,
+    make_optimizer,
+    mix_points,
+    points_loss,
+    rate,
+    sample_logits,
+)
+from moeseg.types import ExpertOutput
+
+
+def train_gates(
+    mixtures: Mapping[str, Mixture],
+    train: GateSource,
+    val: GateSource | None,
+    config: GateConfig,
+    out: Path,
+    *,
+    seed: int = 0,
+    class_weights: Tensor | None = None,
+) -> None:
+    """Fit the gates and heads of several mixtures over the same frozen experts, in place.
+
+    A call in a folder where an earlier one was stopped goes on after its last whole epoch.
+
+    Args:
+        mixtures: by name; they share their experts.
+        train: batches to learn from.
+        val: batches for the choice of the epoch; None where there are none.
+        config: see `GateConfig`.
+        out: folder for the state and `metrics.csv`.
+        seed: of the sampled pixels.
+        class_weights: (C,) for the loss.
+
+    Raises:
+        MoesegError: a loss is not finite, or `choose: best` has no validation frames.
+    """
+    if val is None and config.choose == "best":
+        raise MoesegError(
+            "gate.choose: best needs validation frames and there are none: set gate.choose: last"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    fits = {name: _Fit(mixture, config) for name, mixture in mixtures.items()}
+    state = out / "last.pt"
+    first = _restore(fits, state) if state.exists() else 0
+    steps = len(train) * config.epochs
+    for epoch in range(first, config.epochs):
+        began = time.monotonic()
+        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+        total = dict.fromkeys(fits, 0.0)
+        title = f"gates, epoch {epoch + 1}/{config.epochs}"
+        for number, batch in enumerate(track(train.epoch(epoch), title, len(train))):
+            factor = rate(config.optimizer, epoch * len(train) + number, steps)
+            losses = batch_losses(mixtures, batch, config.pixels, generator, class_weights)
+            for name, loss in losses.items():
+                if not torch.isfinite(loss):
+                    raise MoesegError(
+                        f"the loss of {name} became {loss.item()} in epoch {epoch}, step {number}: "
+                        f"lower gate.optimizer.lr (now {config.optimizer.lr:g})"
+                    )
+                fits[name].step(loss, config.optimizer.lr * factor)
+                total[name] += loss.item()
+        row: dict[str, Any] = {"epoch": epoch, "seconds": round(time.monotonic() - began, 2)}
+        row |= {f"train/loss/{name}": value / len(train) for name, value in total.items()}
+        if val is not None:
+            for name, miou in _validate(mixtures, val).items():
+                row[f"val/miou/{name}"] = miou
+                fits[name].remember(miou)
+        append_csv(out / "metrics.csv", row)
+        say(
+            "  ".join(
+                f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
+            )
+        )
+        _save(fits, state, epoch + 1)
+    if config.choose == "best":
+        for fit in fits.values():
+            fit.take_best()
+
+
+def batch_losses(
+    mixtures: Mapping[str, Mixture],
+    batch: GateBatch,
+    pixels: int | str,
+    generator: torch.Generator,
+    class_weights: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Return each mixture's loss on one batch.
+
+    With `pixels: all` it is the mean over all labelled pixels; with a number, its unbiased
+    estimate from so many random labelled pixels of each image.
+    """
+    if pixels == "all" and batch.outputs is not None and batch.label is not None:
+        logits = _full_logits(mixtures, batch)
+        return {n: cross_entropy(full, batch.label, class_weights) for n, full in logits.items()}
+    points, sampled = batch.points, batch.sampled
+    if points is None or sampled is None:
+        assert batch.outputs is not None
+        assert batch.label is not None
+        points = draw_points(batch.label, int(pixels), generator)
+        heads = any(mixture.head is not None for mixture in mixtures.values())
+        with torch.no_grad():
+            sampled = sample_logits(batch.outputs, points, heads)
+    return {
+        name: points_loss(
+            mix_points(mixture, mixture.gate(batch.features), sampled), points, class_weights
+        )
+        for name, mixture in mixtures.items()
+    }
+
+
+class _Fit:
+    """One mixture's trainable part, its optimizer and its best epoch so far."""
+
+    def __init__(self, mixture: Mixture, config: GateConfig) -> None:
+        self.part = torch.nn.ModuleDict({"gate": mixture.gate})
+        if mixture.head is not None:
+            self.part["head"] = mixture.head
+        self.optimizer = make_optimizer(self.part.parameters(), config.optimizer)
+        self.best_miou = -1.0
+        self.best = {k: v.clone() for k, v in self.part.state_dict().items()}
+
+    def step(self, loss: Tensor, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def remember(self, miou: float) -> None:
+        if miou > self.best_miou:
+            self.best_miou = miou
+            self.best = {k: v.clone() for k, v in self.part.state_dict().items()}
+
+    def take_best(self) -> None:
+        self.part.load_state_dict(self.best)
+
+
+@torch.no_grad()
+def _validate(mixtures: Mapping[str, Mixture], val: GateSource) -> dict[str, float]:
+    """Return each mixture's mIoU on validation batches; at the kept points where only those are."""
+    confusion: dict[str, Tensor] = {}
+    for batch in val.epoch(0):
+        if batch.label is not None:
+            label = batch.label
+            found = {name: full.argmax(1) for name, full in _full_logits(mixtures, batch).items()}
+        else:
+            assert batch.points is not None
+            assert batch.sampled is not None
+            label = batch.points.label
+            found = {
+                name: mix_points(m, m.gate(batch.features), batch.sampled).argmax(-1)
+                for name, m in mixtures.items()
+            }
+        for name, ids in found.items():
+            counts = confusion_matrix(ids, label, mixtures[name].num_classes)
+            confusion[name] = confusion.get(name, torch.zeros_like(counts)) + counts
+    return {name: scores(counts).miou or 0.0 for name, counts in confusion.items()}
+
+
+def _full_logits(mixtures: Mapping[str, Mixture], batch: GateBatch) -> dict[str, Tensor]:
+    assert batch.outputs is not None
+    assert batch.label is not None
+    height, width = batch.label.shape[-2:]
+    outputs = [ExpertOutput(o.gate.float(), o.logits.float()) for o in batch.outputs]
+    return {n: mixture.combine(outputs, (height, width)).logits for n, mixture in mixtures.items()}
+
+
+def _save(fits: Mapping[str, _Fit], path: Path, epoch: int) -> None:
+    state: dict[str, Any] = {
+        name: {
+            "part": fit.part.state_dict(),
+            "optimizer": fit.optimizer.state_dict(),
+            "best": fit.best,
+            "best_miou": fit.best_miou,
+        }
+        for name, fit in fits.items()
+    }
+    with replacing(path) as unfinished:
+        torch.save({"epoch": epoch, "fits": state}, unfinished)
+
+
+def _restore(fits: Mapping[str, _Fit], path: Path) -> int:
+    state = torch.load(path, weights_only=True)
+    for name, fit in fits.items():
+        stored = state["fits"][name]
+        fit.part.load_state_dict(stored["part"])
+        fit.optimizer.load_state_dict(stored["optimizer"])
+        fit.best = stored["best"]
+        fit.best_miou = stored["best_miou"]
+    return int(state["epoch"])

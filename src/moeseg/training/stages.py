@@ -1,0 +1,328 @@
+"""The training stages of a study: networks, ensembles, cached expert outputs, gates."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moeseg.config import ExpertConfig
+from moeseg.data import class_weights, count_classes
+from moeseg.files import remove
+from moeseg.models import (
+    Expert,
+    Mixture,
+    build_ensemble,
+    build_expert,
+    build_mixture,
+    load,
+    load_weights,
+    save,
+    weights_digest,
+)
+from moeseg.progress import say
+from moeseg.run import Cost, Run, Stage
+from moeseg.training.cache import CachedOutputs, GateSource, LiveOutputs, build_cache, record_bytes
+from moeseg.training.cost import (
+    TRAIN_FACTOR,
+    expected_seconds,
+    forward_flops,
+    parameter_bytes,
+    planned_expert,
+)
+from moeseg.training.expert import train_expert
+from moeseg.training.frames import gate_frames, network_frames
+from moeseg.training.gate import train_gates
+from moeseg.types import Frame
+
+
+def training_stages(run: Run) -> list[Stage]:
+    """Return the stages that train every model of the study, in order."""
+    before = ("scenes",) if run.study.data.reader == "synthetic" else ()
+    stages = [_network_stage(name, before) for name in run.study.networks()]
+    experts = tuple(f"train-expert-{name}" for name in run.study.experts)
+    if run.study.ensembles:
+        stages.append(
+            Stage(
+                name="ensembles",
+                make=_make_ensembles,
+                inputs=lambda run: list(run.study.ensembles),
+                outputs=lambda run: [run.model(f"ensemble-{r}") for r in run.study.ensembles],
+                needs=experts,
+            )
+        )
+    if run.study.mixtures and not run.study.gate.end_to_end:
+        stages.append(
+            Stage(
+                name="cache",
+                make=_make_cache,
+                inputs=_cache_inputs,
+                outputs=lambda run: [run.folder / "cache" / "train" / "layout.json"],
+                scratch=lambda run: [run.folder / "cache"],
+                needs=experts,
+                cost=_cache_cost,
+            )
+        )
+    if run.study.mixtures:
+        stages.append(
+            Stage(
+                name="gates",
+                make=_make_gates,
+                inputs=_gate_inputs,
+                outputs=lambda run: [run.model(name) for name in run.study.mixtures],
+                scratch=lambda run: [run.log("gates")],
+                needs=experts if run.study.gate.end_to_end else ("cache", *experts),
+                cost=_gate_cost,
+            )
+        )
+    return stages
+
+
+def model_info(run: Run, name: str) -> dict[str, Any]:
+    """Return what is saved beside a model: what it is called, sees and means."""
+    return {
+        "name": name,
+        "taxonomy": run.catalogue.taxonomy.to_json(),
+        "size": list(run.study.data.size),
+        "study": run.study.name,
+        "seed": run.study.seed,
+    }
+
+
+def _network_stage(network: str, before: Sequence[str]) -> Stage:
+    return Stage(
+        name=f"train-{network}",
+        make=functools.partial(_make_network, network=network),
+        inputs=functools.partial(_network_inputs, network=network),
+        outputs=lambda run: [run.model(network)],
+        scratch=lambda run: [run.log(network)],
+        needs=tuple(before),
+        cost=functools.partial(_network_cost, network=network),
+    )
+
+
+def _config_of(run: Run, network: str) -> ExpertConfig:
+    return run.study.networks()[network]
+
+
+def _make_network(run: Run, network: str) -> None:
+    weights = _config_of(run, network).weights
+    expert = initial_network(run, network)
+    if weights is not None:
+        load_weights(expert, weights)
+    else:
+        frames = network_frames(run, network)
+        say(f"{network}: training on {len(frames)} frames of {run.study.subset_of(network)}")
+        val = run.frames(run.study.subset_of(network), "val")
+        config = run.study.training_of(network)
+        train_expert(
+            expert,
+            run.dataset(frames, augmented=True),
+            run.dataset(val) if val else None,
+            config,
+            run.log(network),
+            seed=run.study.seed,
+            workers=run.study.data.workers,
+            class_weights=_class_weights(run, frames, config.class_weights),
+        )
+    save(expert, run.model(network), info=model_info(run, network))
+
+
+def initial_network(run: Run, network: str) -> Expert:
+    """Return a network before training; equal architectures of a study start from equal weights."""
+    arguments = run.study.architecture_of(network).build_arguments(len(run.catalogue.taxonomy))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.study.seed)
+        return build_expert(arguments)
+
+
+def _network_inputs(run: Run, network: str) -> dict[str, Any]:
+    config = _config_of(run, network)
+    architecture = run.study.architecture_of(network).model_dump(exclude_defaults=True)
+    if config.weights is not None:
+        return {"architecture": architecture, "weights": weights_digest(config.weights)}
+    training = run.study.training_of(network).model_dump(exclude_defaults=True)
+    return {
+        "architecture": architecture,
+        "training": training,
+        "train": run.frames_print(network_frames(run, network)),
+        "val": run.frames_print(run.frames(run.study.subset_of(network), "val")),
+        "seed": run.study.seed,
+        **_data_inputs(run),
+    }
+
+
+def _data_inputs(run: Run) -> dict[str, Any]:
+    data = run.study.data
+    return {
+        "taxonomy": run.catalogue.taxonomy.to_json(),
+        "size": data.size,
+        "augment": data.augment.model_dump(exclude_defaults=True),
+    }
+
+
+def _network_cost(run: Run, network: str) -> Cost:
+    config = run.study.training_of(network)
+    expert = _planned(run, network)
+    parameters = parameter_bytes(expert)
+    if _config_of(run, network).weights is not None:
+        return Cost(1.0, parameters)
+    frames = len(network_frames(run, network)) * config.epochs
+    val = run.frames(run.study.subset_of(network), "val")
+    checks = len(val) * (config.epochs // config.val_every)
+    flops = forward_flops(expert, run.study.data.size)
+    work = flops * (TRAIN_FACTOR * frames + checks) / (config.devices * config.num_nodes)
+    moments = 2 if config.optimizer.name == "sgd" else 3  # the weights and what the optimizer keeps
+    return Cost(expected_seconds(work, run.device), parameters * (1 + 2 * moments))
+
+
+def _class_weights(run: Run, frames: Sequence[Frame], method: str) -> Tensor | None:
+    if method == "none":
+        return None
+    counts = count_classes(frames, run.catalogue.read_label, len(run.catalogue.taxonomy))
+    return torch.from_numpy(class_weights(counts, method))  # type: ignore[arg-type]
+
+
+def _make_ensembles(run: Run) -> None:
+    folders = [run.model(f"expert-{name}") for name in run.study.experts]
+    experts = [_expert(run, name) for name in run.study.experts]
+    for rule in run.study.ensembles:
+        name = f"ensemble-{rule}"
+        save(
+            build_ensemble(experts, rule),
+            run.model(name),
+            info=model_info(run, name),
+            experts=folders,
+        )
+
+
+def _expert(run: Run, name: str) -> Expert:
+    expert = load(run.model(f"expert-{name}"))
+    assert isinstance(expert, Expert)
+    return expert
+
+
+def _frozen_experts(run: Run) -> list[Expert]:
+    experts = [_expert(run, name).to(run.device) for name in run.study.experts]
+    for expert in experts:
+        expert.requires_grad_(False)
+    return experts
+
+
+def _cache_inputs(run: Run) -> dict[str, Any]:
+    gate = run.study.gate
+    return {
+        "train": run.frames_print(gate_frames(run)),
+        "val": run.frames_print(run.frames(run.study.joined, "val")),
+        "cache": gate.cache.model_dump(exclude_defaults=True),
+        "flip": run.study.data.augment.flip,
+        "pixels": gate.pixels,
+        "conv": any(mixture.conv for mixture in run.study.mixtures.values()),
+        "seed": run.study.seed,
+        "size": run.study.data.size,
+        "taxonomy": run.catalogue.taxonomy.to_json(),
+    }
+
+
+def _make_cache(run: Run) -> None:
+    gate = run.study.gate
+    experts = _frozen_experts(run)
+    parts = {"val": run.frames(run.study.joined, "val"), "train": gate_frames(run)}
+    for name, frames in parts.items():
+        if frames:
+            build_cache(
+                experts,
+                run.dataset(frames),
+                run.folder / "cache" / name,
+                gate.cache,
+                mirrored=name == "train" and run.study.data.augment.flip,
+                pixels=None if gate.pixels == "all" else gate.pixels,
+                neighbours=any(mixture.conv for mixture in run.study.mixtures.values()),
+                seed=run.study.seed,
+                batch_size=gate.batch_size,
+                workers=run.study.data.workers,
+            )
+
+
+def _cache_cost(run: Run) -> Cost:
+    size, cache = run.study.data.size, run.study.gate.cache
+    images = len(gate_frames(run)) * (2 if run.study.data.augment.flip else 1)
+    images += len(run.frames(run.study.joined, "val"))
+    experts = [_planned(run, f"expert-{name}") for name in run.study.experts]
+    flops = sum(forward_flops(expert, size) for expert in experts)
+    whole = record_bytes(experts, size, cache) * images
+    return Cost(expected_seconds(flops * images, run.device), min(whole, cache.limit_gb * 1e9))
+
+
+def _planned(run: Run, network: str) -> Expert:
+    return planned_expert(run.study.architecture_of(network), len(run.catalogue.taxonomy))
+
+
+def _gate_inputs(run: Run) -> dict[str, Any]:
+    gate = run.study.gate.model_dump(exclude_defaults=True)
+    mixtures = {name: mixture.model_dump(exclude_defaults=True) for name, mixture in run.study.mixtures.items()}
+    return {"gate": gate, "mixtures": mixtures, **_cache_inputs(run), **_data_inputs(run)}
+
+
+def _gate_source(run: Run, part: str, experts: Sequence[Expert]) -> GateSource | None:
+    gate = run.study.gate
+    frames = gate_frames(run) if part == "train" else run.frames(run.study.joined, "val")
+    if not frames:
+        return None
+    shuffle = part == "train"
+    if gate.end_to_end:
+        return LiveOutputs(
+            experts,
+            run.dataset(frames, augmented=shuffle),
+            gate.batch_size,
+            run.study.seed,
+            shuffle=shuffle,
+            workers=run.study.data.workers,
+        )
+    folder = run.folder / "cache" / part
+    return CachedOutputs(folder, gate.batch_size, run.study.seed, shuffle=shuffle, device=run.device)
+
+
+def initial_mixtures(run: Run, experts: Sequence[Expert]) -> dict[str, Mixture]:
+    """Return the study's mixtures before their gates are fitted, over the given experts."""
+    mixtures = {}
+    for name, config in run.study.mixtures.items():
+        generator = torch.Generator().manual_seed(run.study.seed)
+        mixtures[name] = build_mixture(
+            experts, config.gate, config.conv, config.pool, run.study.data.size, generator=generator
+        ).to(run.device)
+    return mixtures
+
+
+def _make_gates(run: Run) -> None:
+    experts = _frozen_experts(run)
+    mixtures = initial_mixtures(run, experts)
+    train = _gate_source(run, "train", experts)
+    assert train is not None
+    weights = _class_weights(run, gate_frames(run), run.study.training.class_weights)
+    say(f"gates: fitting {', '.join(mixtures)} on {len(gate_frames(run))} frames")
+    train_gates(
+        mixtures,
+        train,
+        _gate_source(run, "val", experts),
+        run.study.gate,
+        run.log("gates"),
+        seed=run.study.seed,
+        class_weights=None if weights is None else weights.to(run.device),
+    )
+    folders = [run.model(f"expert-{name}") for name in run.study.experts]
+    for name, mixture in mixtures.items():
+        save(mixture.cpu(), run.model(name), info=model_info(run, name), experts=folders)
+        mixture.to(run.device)
+    remove(run.log("gates") / "last.pt")
+
+
+def _gate_cost(run: Run) -> Cost:
+    images = len(gate_frames(run)) * run.study.gate.epochs
+    seconds = 2e-3 * len(run.study.mixtures) * images  # a sampled step hardly depends on the size
+    if run.study.gate.end_to_end or run.study.gate.pixels == "all":
+        seconds += _cache_cost(run).seconds * run.study.gate.epochs
+    return Cost(seconds, 0.0)
