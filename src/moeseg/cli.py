@@ -30,7 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-data_app = typer.Typer(help="Look at a data set, or copy it into a quicker form.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Look at a data set, or copy it into a quicker form.", no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 
 StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="Study file (YAML).")]
@@ -124,7 +126,9 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for masks and overlays.")] = Path("predictions"),
     size: Annotated[
         tuple[int, int] | None,
-        typer.Option(metavar="H W", help="Size at which the model sees photos; its own by default."),
+        typer.Option(
+            metavar="H W", help="Size at which the model sees photos; its own by default."
+        ),
     ] = None,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the overlay.")] = 0.5,
 ) -> None:

@@ -7,8 +7,8 @@ from statistics import median
 import numpy as np
 import pytest
 import torch
-from contracts_data import SHARED, DatasetContract, fake_a2d2, needs_shared
 
+from contracts_data import SHARED, DatasetContract, fake_a2d2, needs_shared
 from moeseg.data import (
     Catalogue,
     SegmentationDataset,

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contracts_data import SHARED, DatasetContract, fake_camvid, needs_shared, random_ids
 
+from contracts_data import SHARED, DatasetContract, fake_camvid, needs_shared, random_ids
 from moeseg.data import Catalogue, Pick, check, read_camvid, reselect
 from moeseg.errors import DataError
+from moeseg.types import Split
 
 LISTS = {
     "train": ["0001TP_006690", "0001TP_006720", "0006R0_f00930"],
     "val": ["0016E5_07959", "0016E5_07961"],
 }
-DAY_AND_DUSK = {
+DAY_AND_DUSK: dict[str, dict[Split, Pick]] = {
     "day": {"train": Pick("train", "train", exclude=("0001TP",))},
     "dusk": {"train": Pick("train", "train", sequences=("0001TP",))},
     "near": {"test": Pick(None, "val")},

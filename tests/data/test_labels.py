@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contracts_data import random_ids
 
+from contracts_data import random_ids
 from moeseg.data import ClassCounts, LabelFormat, Taxonomy, class_weights, count_classes, write_png
 from moeseg.data.labels import WEIGHTINGS, Weighting
 from moeseg.data.taxonomy import UnknownLabels

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from contracts_data import DatasetContract, fake_manifest
 
+from contracts_data import DatasetContract, fake_manifest
 from moeseg.data import Catalogue, Taxonomy, read_manifest
 from moeseg.errors import DataError
 

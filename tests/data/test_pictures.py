@@ -4,18 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contracts_data import random_ids, random_photo
 from PIL import Image
 
+from contracts_data import random_ids, random_photo
 from moeseg.data.pictures import (
     MissingFile,
     picture_size,
     read_rgb,
     read_single,
     write_png,
-    write_whole,
 )
-from moeseg.errors import DataError
+from moeseg.errors import DataError, MoesegError
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -81,13 +80,14 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     path = tmp_path / "x.png"
-    write_whole(path, b"old")
+    write_png(path, random_photo(0, (4, 4)))
+    old = path.read_bytes()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-        with pytest.raises(DataError, match=r"x\.png: can't write 5,000 bytes: File too large"):
-            write_whole(path, bytes(5000))
+        with pytest.raises(MoesegError, match=r"write .*x\.png: File too large"):
+            write_png(path, random_photo(1, (64, 64)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert path.read_bytes() == b"old"
+    assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contracts_data import SHARED, needs_shared
 from numpy.typing import NDArray
 
+from contracts_data import SHARED, needs_shared
 from moeseg.data.taxonomy import Taxonomy, UnknownLabels
 from moeseg.errors import DataError, UsageError
 
@@ -120,9 +120,7 @@ def test_a2d2_is_audis_class_list() -> None:
 def test_38_to_11_by_table_and_by_colour_agree() -> None:
     fine, coarse = Taxonomy.load("a2d2-38"), Taxonomy.load("a2d2-11")
     table = fine.mapping_to(coarse)
-    names = dict(
-        zip(fine.classes, [*coarse.classes, "-"] and [int(i) for i in table[:38]], strict=True)
-    )
+    names = dict(zip(fine.classes, table[:38].tolist(), strict=True))
     assert names["Car"] == names["Small vehicles"] == coarse.classes.index("Car")
     assert names["Dashed line"] == coarse.classes.index("Lanes")
     assert names["Blurred area"] == names["Rain dirt"] == 255

@@ -152,6 +152,20 @@ def test_differences_are_paired_and_against_the_best_expert() -> None:
     assert won["difference"] == pytest.approx(miou["moe-simple"] - miou["baseline"], abs=1e-15)
 
 
+def test_a_lead_within_the_interval_is_no_win() -> None:
+    pair = [_filled("moe-simple", _logits(1, 1.0)), _filled("baseline", _logits(2, 1.0))]
+    pair.sort(key=lambda collector: collector.miou("highway") or 0.0)
+    behind, ahead = pair  # of equal strength, but one is ahead by chance
+    (row,) = (
+        row
+        for row in difference_rows({"moe-simple": ahead, "baseline": behind})
+        if row["subset"] == "highway"
+    )
+    assert row["difference"] > 0.0
+    assert row["ci95"][0] < 0.0 < row["ci95"][1]
+    assert row["wins"] is False
+
+
 def test_differences_leave_out_models_that_are_not_there() -> None:
     collectors = {"moe-simple": _filled("moe-simple", _logits(1, 1.0))}
     assert difference_rows(collectors) == []
@@ -205,10 +219,12 @@ def _rank(rank: int, folder: str) -> None:
         shell = ConfusionMatrix(3)
         for index in range(rank, 48, 2):
             part = slice(index, index + 1)
-            collector.update(Prediction(logits[part]), labels[part], [frames[index].key])
             shell.update(logits[part].argmax(dim=1), labels[part])
-        collector.sync()
-        collector.sync()  # a second call must not sum again
+            with torch.inference_mode():  # as the inference loop calls it
+                collector.update(Prediction(logits[part]), labels[part], [frames[index].key])
+        with torch.inference_mode():
+            collector.sync()
+            collector.sync()  # a second call must not sum again
         try:
             collector.update(Prediction(logits[:1]), labels[:1], [frames[0].key])
         except RuntimeError:
@@ -226,9 +242,13 @@ def test_two_processes_give_the_rows_of_one(tmp_path: Path) -> None:
     ranks = [spawn.Process(target=_rank, args=(rank, str(tmp_path))) for rank in range(2)]
     for process in ranks:
         process.start()
-    for process in ranks:
-        process.join(timeout=120)
-    assert [process.exitcode for process in ranks] == [0, 0]
+    try:
+        for process in ranks:
+            process.join(timeout=300)
+        assert [process.exitcode for process in ranks] == [0, 0]
+    finally:
+        for process in ranks:
+            process.kill()  # nothing where it has ended
     alone = _filled("baseline", _logits(1, 1.0))
     alone.sync()  # no process group: nothing happens
     for rank in range(2):

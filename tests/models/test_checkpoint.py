@@ -205,7 +205,6 @@ def test_file_that_is_no_safetensors_at_all(tmp_path: Path) -> None:
 def test_tensors_that_do_not_fit_are_listed_by_name(tmp_path: Path) -> None:
     save(_expert(0), tmp_path / "m")
     file = tmp_path / "m" / "model.json"
-    file.write_text(file.read_text().replace('":Small"', '":Small"').replace('"info"', '"info"'))
     document = json.loads(file.read_text())
     document["description"]["architecture"]["num_classes"] = 5
     file.write_text(json.dumps(document))
@@ -272,46 +271,54 @@ def test_process_killed_between_the_renames_loses_nothing(tmp_path: Path) -> Non
 
 
 FULL_DISK = """
-import resource, sys
+import json, resource, sys
 from pathlib import Path
-sys.path[:0] = {path!r}
-from test_checkpoint import _expert
 from moeseg.errors import MoesegError
-from moeseg.models import save
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-try:
-    save(_expert(1), Path({target!r}), info={{"n": "x" * {length}}})
-except MoesegError as error:
-    print(error)
-    sys.exit(error.exit_code)
+from moeseg.models import build_expert, save
+
+architecture, cases = json.loads(sys.argv[1])
+expert = build_expert(architecture)
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+said = []
+for target, limit, length in cases:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        save(expert, Path(target), info={"n": "x" * length})
+        said.append([0, "saved"])
+    except MoesegError as error:
+        said.append([error.exit_code, str(error)])
+print(json.dumps(said))
 """
 
 
-@pytest.mark.parametrize(("limit", "length"), [(500, 1), (6000, 9000)])
-@pytest.mark.parametrize("before", [True, False])
-def test_full_disk_leaves_what_was_there(
-    tmp_path: Path, limit: int, length: int, before: bool
-) -> None:
-    """The limit strikes in the weights, or, when they fit, in the description."""
-    target = tmp_path / "out" / "m"
-    if before:
-        save(_expert(0), target, info={"n": 1})
-        assert 500 < (target / "model.safetensors").stat().st_size < 6000
-    code = FULL_DISK.format(path=sys.path, limit=limit, length=length, target=str(target))
-    code = code.replace("import resource", f"import resource, sys\nsys.path[:0] = {sys.path!r}", 1)
+def test_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    """The limit strikes in the weights or, where they fit, in the description."""
+    architecture = {"name": "frrn-a", "channels": 3, "num_classes": 3}
+    old = build_expert(architecture)
+    there = [tmp_path / "there" / name for name in ("weights", "description")]
+    absent = [tmp_path / "absent" / name for name in ("weights", "description")]
+    for path in there:
+        save(old, path, info={"n": 1})
+    size = (there[0] / "model.safetensors").stat().st_size
+    cases = [
+        (str(path), limit, length)
+        for paths in (there, absent)
+        for path, limit, length in zip(paths, (size // 2, size + 1), (1, 2 * size), strict=True)
+    ]
     child = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", FULL_DISK, json.dumps([architecture, cases])],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         check=False,
     )
-    assert child.returncode == 1, child.stderr
-    assert "expected to write a model" in child.stdout
-    assert str(target) in child.stdout
-    if before:
-        assert _same(load(target), _expert(0))
-        assert read_info(target) == {"n": 1}
-        assert [one.name for one in target.parent.iterdir()] == ["m"]
-    else:
-        assert list(target.parent.iterdir()) == []
+    assert child.returncode == 0, child.stderr
+    for (target, _, _), (code, said) in zip(cases, json.loads(child.stdout), strict=True):
+        assert code == 1
+        assert f"{target}: expected to write a model" in said
+        assert "File too large" in said
+    for path in there:
+        assert _same(load(path), old)
+        assert read_info(path) == {"n": 1}
+    assert sorted(one.name for one in (tmp_path / "there").iterdir()) == ["description", "weights"]
+    assert list((tmp_path / "absent").iterdir()) == []

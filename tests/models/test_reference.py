@@ -71,19 +71,15 @@ def _expert(architecture: str, prefix: str) -> tuple[Expert, frozenset[str]]:
     first = next(name for name in NAMES if name.startswith(architecture))
     entry = _index()[first]
     common = {"num_classes": entry["num_classes"], "normalisation": "none"}
-    if architecture == "frrnA":
-        expert = build_expert({"name": "frrn-a-original", **common})
-    else:
-        expert = build_expert(
-            {
-                "name": "deeplabv3plus",
-                "backbone": entry["backbone"],
-                "output_stride": entry["output_stride"],
-                **common,
-            }
-        )
+    with torch.device("meta"):  # no weights are drawn only to be replaced
+        if architecture == "frrnA":
+            expert = build_expert({"name": "frrn-a-original", **common})
+        else:
+            settings = {key: entry[key] for key in ("backbone", "output_stride")}
+            expert = build_expert({"name": "deeplabv3plus", **settings, **common})
     shapes = {key: tuple(value.shape) for key, value in expert.state_dict().items()}
-    expert.load_state_dict({key: _draw(prefix + key, shape) for key, shape in shapes.items()})
+    state = {key: _draw(prefix + key, shape) for key, shape in shapes.items()}
+    expert.load_state_dict(state, assign=True)
     return expert.eval(), frozenset(prefix + key for key in shapes)
 
 

@@ -9,7 +9,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from moeseg.errors import DataError
+from moeseg.files import replacing
 from moeseg.types import Size
 
 Pixels = NDArray[np.uint8]
@@ -95,35 +95,14 @@ def same_size(image: Pixels, label: Pixels, image_path: Path, label_path: Path) 
         )
 
 
-def write_png(path: Path, pixels: Pixels, compression: int = 6) -> None:
-    """Write (H, W, 3) RGB or (H, W) ids as PNG, whole or not at all.
+def write_png(path: Path, pixels: Pixels) -> None:
+    """Write (H, W, 3) RGB or (H, W) ids as PNG, whole or not at all, making its folder.
 
     Raises:
-        DataError: the file can't be written, e.g. the disk is full.
+        MoesegError: the file can't be written, e.g. the disk is full.
     """
-    stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=compression)
-    write_whole(path, stream.getvalue())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all, making its folder.
-
-    Raises:
-        DataError: the file can't be written; nothing half-written stays.
-    """
-    part = path.with_name(f".{path.name}.part")  # one name, so a rerun clears a killed run's rest
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise DataError(
-            f"{path}: can't write {len(content):,} bytes: {error.strerror or error}. "
-            "Free space or choose another folder, then run again: what is done is kept."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as unfinished:
+        Image.fromarray(pixels).save(unfinished, "PNG")
 
 
 @contextmanager

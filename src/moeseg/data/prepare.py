@@ -14,10 +14,11 @@ from pathlib import Path
 from moeseg.data.catalogue import Catalogue
 from moeseg.data.dataset import load
 from moeseg.data.manifest import COLUMNS, OPTIONAL, read_manifest
-from moeseg.data.pictures import MissingFile, write_png, write_whole
+from moeseg.data.pictures import MissingFile, write_png
 from moeseg.data.sweep import Track, sweep, untracked
 from moeseg.data.taxonomy import Taxonomy
 from moeseg.errors import DataError
+from moeseg.files import write_text
 from moeseg.types import Frame, Size
 
 _ABOUT, _TAXONOMY, _MANIFEST = "prepared.json", "taxonomy.json", "manifest.csv"
@@ -48,19 +49,20 @@ def prepare(
         The copy, as `read_prepared` gives it.
 
     Raises:
-        DataError: a frame can't be read or a file not written, or `out` holds something else.
+        DataError: a frame can't be read, or `out` holds something else.
+        MoesegError: a file can't be written, e.g. the disk is full.
     """
     about = {"dataset": catalogue.dataset, "size": list(size)}
     described = {_ABOUT: about, _TAXONOMY: catalogue.taxonomy.to_json()}
     if out.exists():
         _same_or_empty(out, described)
     for name, content in described.items():
-        write_whole(out / name, _json(content))
+        write_text(out / name, _json(content))
     copy = partial(_copy, catalogue=catalogue, out=out, size=size)
     rows = list(sweep(catalogue.frames, copy, "prepare", workers, track))
     table = StringIO(newline="")
-    csv.writer(table).writerows([(*COLUMNS, *OPTIONAL), *rows])
-    write_whole(out / _MANIFEST, table.getvalue().encode())
+    csv.writer(table, lineterminator="\n").writerows([(*COLUMNS, *OPTIONAL), *rows])
+    write_text(out / _MANIFEST, table.getvalue())
     return read_prepared(out)
 
 
@@ -109,7 +111,7 @@ def _same_or_empty(out: Path, described: dict[str, dict[str, object]]) -> None:
         return
     for name, content in described.items():
         path = out / name
-        found = path.read_bytes() if path.is_file() else None
+        found = path.read_text(encoding="utf-8") if path.is_file() else None
         if found is None and name == _TAXONOMY:
             continue  # killed between the two
         if found != _json(content):
@@ -120,5 +122,5 @@ def _same_or_empty(out: Path, described: dict[str, dict[str, object]]) -> None:
             )
 
 
-def _json(content: object) -> bytes:
-    return (json.dumps(content, indent=1) + "\n").encode()
+def _json(content: object) -> str:
+    return json.dumps(content, indent=1) + "\n"

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 
 from moeseg.data import Taxonomy
+from moeseg.errors import CheckpointError, UsageError
 from moeseg.evaluation.collectors import SegmentationCollector, difference_rows
 from moeseg.evaluation.intervals import Blocks
 from moeseg.evaluation.rows import read_rows, write_rows
 from moeseg.evaluation.runner import evaluating, run_models
 from moeseg.evaluation.sheet import SheetRow, contact_sheet, photo
 from moeseg.evaluation.table import render_class_csv, render_csv, render_markdown
-from moeseg.files import replacing, write_text
-from moeseg.models import Expert, Model, load
+from moeseg.files import fingerprint, replacing, write_text
+from moeseg.models import Expert, Model, load, read_info, weights_digest
 from moeseg.run import Cost, Run, Stage
 from moeseg.training.cost import expected_seconds, forward_flops, planned_expert
 from moeseg.types import Frame, Prediction, Row
@@ -188,7 +190,9 @@ def _make_sheet(run: Run) -> None:
     present: set[int] = set()
     with evaluating(list(models.values())), torch.inference_mode():
         data = run.dataset(frames, size=run.eval_size)
-        for frame, (image, label, key) in zip(frames, (data[i] for i in range(len(data))), strict=True):
+        for frame, (image, label, key) in zip(
+            frames, (data[i] for i in range(len(data))), strict=True
+        ):
             masks = {name: _mask(model(image[None])) for name, model in models.items()}
             present |= set(np.unique(label.numpy()).tolist())
             cells = [photo(image), taxonomy.decode(label.numpy())]
@@ -207,3 +211,39 @@ def _mask(prediction: Prediction) -> Any:  # noqa: ANN401 - (H, W) uint8 array
 def _legend(taxonomy: Taxonomy, present: set[int]) -> dict[str, tuple[int, int, int]]:
     ids = [i for i in range(len(taxonomy)) if i in present]
     return {taxonomy.classes[i]: cast(tuple[int, int, int], taxonomy.colours[i][0]) for i in ids}
+
+
+def evaluate_saved(run: Run, folders: Sequence[Path], subsets: Sequence[str]) -> list[Row]:
+    """Score saved models on a study's data.
+
+    Args:
+        run: whose data, size and evaluation settings hold.
+        folders: of the models; each is called by its folder's name.
+        subsets: subsets and joins that get a row.
+
+    Raises:
+        CheckpointError: a folder holds no model, or one of another taxonomy than the data.
+        UsageError: two folders of one name, or an unknown subset.
+    """
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise UsageError(f"expected model folders of different names, got {', '.join(names)}")
+    wanted = run.catalogue.taxonomy
+    shared: dict[Path, Expert] = {}
+    models = {}
+    for name, folder in zip(names, folders, strict=True):
+        own = Taxonomy.from_json(read_info(folder)["taxonomy"], str(folder))
+        if own.classes != wanted.classes:
+            raise CheckpointError(
+                f"{folder}: expected a model of the data's taxonomy {wanted.name} ({len(wanted)} "
+                f"classes), got {own.name} ({len(own)} classes); set data.taxonomy to the model's"
+            )
+        models[name] = load(folder, shared=shared)
+    frames = tuple(
+        frame
+        for part in dict.fromkeys(part for subset in subsets for part in subset.split("+"))
+        for frame in run.catalogue.select(part, run.study.eval.split)
+    )
+    digests = [weights_digest(folder) for folder in folders]
+    base = row_base(run, fingerprint([digests, run.frames_print(frames), run.eval_size]))
+    return evaluate(models, run, frames, subsets, base)

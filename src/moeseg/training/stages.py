@@ -263,7 +263,10 @@ def _planned(run: Run, network: str) -> Expert:
 
 def _gate_inputs(run: Run) -> dict[str, Any]:
     gate = run.study.gate.model_dump(exclude_defaults=True)
-    mixtures = {name: mixture.model_dump(exclude_defaults=True) for name, mixture in run.study.mixtures.items()}
+    mixtures = {
+        name: mixture.model_dump(exclude_defaults=True)
+        for name, mixture in run.study.mixtures.items()
+    }
     return {"gate": gate, "mixtures": mixtures, **_cache_inputs(run), **_data_inputs(run)}
 
 
@@ -283,7 +286,9 @@ def _gate_source(run: Run, part: str, experts: Sequence[Expert]) -> GateSource |
             workers=run.study.data.workers,
         )
     folder = run.folder / "cache" / part
-    return CachedOutputs(folder, gate.batch_size, run.study.seed, shuffle=shuffle, device=run.device)
+    return CachedOutputs(
+        folder, gate.batch_size, run.study.seed, shuffle=shuffle, device=run.device
+    )
 
 
 def initial_mixtures(run: Run, experts: Sequence[Expert]) -> dict[str, Mixture]:

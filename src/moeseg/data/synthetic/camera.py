@@ -1,8 +1,8 @@
 """The pinhole camera over the ground plane: projection, its inverse, and clipping.
 
-Points live in the *level frame*: x right, y up from the ground, z forward, in metres, with the origin
-on the ground below the lens. Pixels are (u, v), the first pixel's centre at (0.5, 0.5). Not here:
-where the camera stands in the world (`road`), what it sees (`scenes`).
+Points live in the *level frame*: x right, y up from the ground, z forward, in metres, origin on the
+ground below the lens. Pixels are (u, v), the first pixel's centre at (0.5, 0.5). Not here:
+where the camera stands in the world (`road`), what it sees (`scene`).
 """
 
 from __future__ import annotations

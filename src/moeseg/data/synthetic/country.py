@@ -1,4 +1,8 @@
-"""The ambiguous roads: edge of town and country road, with fields, trees and a few houses."""
+"""The ambiguous roads: edge of town and country road, with fields, trees and a few houses.
+
+A style holds what stays the same in a drive; `_block` fills 80 m of road from it. Not here: what
+the single things look like.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +62,7 @@ def scene(seed: int) -> Scene:
     )
     kinds = (("car", 0.74), ("van", 0.1), ("truck", 0.12), ("motorcycle", 0.04))
     lanes = [
-        Lane(style.lane / 2, speed, float(rng.uniform(40, 80)), 0.45, kinds, ego=True),
+        Lane(style.lane / 2, speed + 0.6, float(rng.uniform(40, 80)), 0.45, kinds, ego=True),
         Lane(-style.lane / 2, -float(rng.uniform(12, 20)), float(rng.uniform(35, 70)), 0.6, kinds),
         Lane(style.lane - 0.4, 5.0, 90.0, 0.4, (("bicycle", 1.0),)),
     ]
@@ -108,7 +112,7 @@ def _block(style: _Style, k: int) -> Block:
         parts.append(moved(sign(rng), post + 0.3, z0 + float(rng.uniform(0, 70))))
     if rng.random() < 0.3:
         parts.append(moved(sign(rng, backwards=True), -post - 0.3, z0 + float(rng.uniform(0, 70))))
-    if rng.random() < 0.2:
+    if rng.random() < 0.09:
         parts.append(moved(board(rng, width=1.9, colour=YELLOW), post + 1.2, z0 + 42))
     if style.houses > 0.3:
         parts.append(moved(lamp_post(rng, -1.5), post + 0.2, z0 + 20))
@@ -122,7 +126,12 @@ def _plot(style: _Style, rng: np.random.Generator, side: int, start: float) -> l
     near = style.edge + float(rng.uniform(7, 12))
     far = near + float(rng.uniform(8, 11))
     z = start + float(rng.uniform(6, 12))
-    span = (min(side * near, side * far), max(side * near, side * far), z, z + float(rng.uniform(9, 15)))
+    span = (
+        min(side * near, side * far),
+        max(side * near, side * far),
+        z,
+        z + float(rng.uniform(9, 15)),
+    )
     parts = [building(rng, span, int(rng.integers(1, 4)), gable=bool(rng.random() < 0.85))]
     x = side * (style.edge + 3.6)
     if rng.random() < 0.7:

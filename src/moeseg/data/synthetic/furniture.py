@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from .mesh import Array, Colour, Material, Mesh, Sketch, rectangle
+from .camera import Array
+from .mesh import Colour, Material, Mesh, Sketch, rectangle
 
 GALVANISED: Colour = (0.48, 0.5, 0.51)
 HOUSING: Colour = (0.06, 0.07, 0.07)
@@ -38,7 +39,7 @@ def _plate(centre: tuple[float, float, float], outline: Array, *, back: bool = F
     """Place an outline (N, 2) of x, y, anticlockwise from the front, as an upright polygon."""
     points = np.zeros((len(outline), 3)) + np.array(centre)
     points[:, :2] += outline
-    return points[::-1] if back else points
+    return np.flip(points, axis=0) if back else points
 
 
 def _regular(corners: int, radius: float, start: float) -> Array:
@@ -86,7 +87,7 @@ def _signal_head(sketch: Sketch, x: float, y: float, lit: int) -> None:
 
 
 def traffic_light(rng: np.random.Generator, reach: float) -> Mesh:
-    """Build a signal pole; with `reach` (m, signed) a mast arm holds a second head over the road."""
+    """Build a signal pole; a mast arm of `reach` metres (signed) holds a second head."""
     lit = int(rng.choice([0, 2], p=[0.5, 0.5]))
     tall = 5.6 if reach else 3.4
     sketch = Sketch()
@@ -112,7 +113,12 @@ def sign(rng: np.random.Generator, *, backwards: bool = False) -> Mesh:
     kind = int(rng.integers(5))
     outlines = (
         (_regular(14, 0.38, 0.1), RED, _regular(14, 0.28, 0.1), WHITE),  # speed limit
-        (_regular(3, 0.52, -math.pi / 6 + math.pi * 2 / 3), RED, _regular(3, 0.33, math.pi / 2), WHITE),
+        (
+            _regular(3, 0.52, -math.pi / 6 + math.pi * 2 / 3),
+            RED,
+            _regular(3, 0.33, math.pi / 2),
+            WHITE,
+        ),
         (_regular(4, 0.45, 0.0), WHITE, _regular(4, 0.36, 0.0), YELLOW),  # priority road
         (_quad(0.62, 0.62), BLUE, _quad(0.3, 0.4), WHITE),
         (_regular(14, 0.38, 0.1), BLUE, _quad(0.12, 0.45), WHITE),
@@ -194,6 +200,8 @@ def bin_or_box(rng: np.random.Generator) -> Mesh:
     sketch = Sketch()
     sketch.thing((0.0, 0.0, 0.0))
     sketch.caster(rectangle(*box), 0.0, height)
-    body = sketch.frustum(box, box, (0.0, height), colours[int(rng.integers(4))], "Obstacles / trash")
+    body = sketch.frustum(
+        box, box, (0.0, height), colours[int(rng.integers(4))], "Obstacles / trash"
+    )
     sketch.decal(body["rear"], (0.0, 1.0, 0.82, 0.9), HOUSING, "Obstacles / trash")
     return sketch.mesh()

@@ -1,7 +1,7 @@
 """What the ground is at each point: zones, their labels and their look.
 
-A `Profile` is a cross-section (bands of d) plus crossings, stop lines, zebras and arrows at given s.
-Zones are painted in order, later over earlier. Not here: things that stand on the ground.
+A `Profile` is a cross-section (bands of d) plus crossings, zebras, arrows ... at given s. Zones
+are painted in order, later over earlier. Not here: things that stand on the ground.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ class Zone(IntEnum):
 
 ZONE_LOOKS: dict[Zone, tuple[str, tuple[float, float, float]]] = {
     Zone.SKY: ("Sky", (0.6, 0.7, 0.85)),
-    Zone.HILLS: ("Nature object", (0.16, 0.22, 0.14)),
+    Zone.HILLS: ("Nature object", (0.24, 0.32, 0.2)),
     Zone.SKYLINE: ("Buildings", (0.5, 0.47, 0.45)),
-    Zone.FIELD: ("Nature object", (0.42, 0.36, 0.2)),
-    Zone.GRASS: ("Nature object", (0.28, 0.33, 0.14)),
-    Zone.ASPHALT: ("RD normal street", (0.35, 0.35, 0.355)),
-    Zone.WORN_ASPHALT: ("RD normal street", (0.42, 0.415, 0.4)),
-    Zone.COBBLES: ("Drivable cobblestone", (0.4, 0.38, 0.36)),
+    Zone.FIELD: ("Nature object", (0.55, 0.47, 0.28)),
+    Zone.GRASS: ("Nature object", (0.38, 0.44, 0.2)),
+    Zone.ASPHALT: ("RD normal street", (0.43, 0.43, 0.435)),
+    Zone.WORN_ASPHALT: ("RD normal street", (0.5, 0.495, 0.48)),
+    Zone.COBBLES: ("Drivable cobblestone", (0.46, 0.44, 0.42)),
     Zone.PARKING: ("Parking area", (0.46, 0.44, 0.42)),
-    Zone.SIDEWALK: ("Sidewalk", (0.55, 0.53, 0.5)),
+    Zone.SIDEWALK: ("Sidewalk", (0.62, 0.6, 0.57)),
     Zone.ISLAND: ("Non-drivable street", (0.5, 0.48, 0.45)),
-    Zone.RESTRICTED: ("RD restricted area", (0.36, 0.36, 0.36)),
+    Zone.RESTRICTED: ("RD restricted area", (0.43, 0.43, 0.43)),
     Zone.CURB: ("Curbstone", (0.66, 0.65, 0.62)),
-    Zone.ZEBRA: ("Zebra crossing", (0.36, 0.36, 0.36)),
+    Zone.ZEBRA: ("Zebra crossing", (0.43, 0.43, 0.43)),
     Zone.DASHED: ("Dashed line", (0.85, 0.85, 0.82)),
     Zone.SOLID: ("Solid line", (0.85, 0.85, 0.82)),
     Zone.ARROW: ("Painted driv. instr.", (0.82, 0.82, 0.8)),

@@ -1,4 +1,8 @@
-"""The motorway: two carriageways, guard rails, trucks, gantries, bridges, banks, woods."""
+"""The motorway: two carriageways, guard rails, trucks, gantries, bridges, banks, woods.
+
+A style holds what stays the same in a drive; `_block` fills 80 m of road from it. Not here: what
+the single things look like.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +67,7 @@ def scene(seed: int) -> Scene:
     ego_lane = int(rng.integers(lanes))
     speed = float(rng.uniform(24, 33))
     road = Road(
-        amplitudes=(float(rng.uniform(0.02, 0.2)), float(rng.uniform(0.0, 0.08))),
+        amplitudes=(float(rng.uniform(0.04, 0.26)), float(rng.uniform(0.0, 0.1))),
         wavelengths=(float(rng.uniform(700, 1100)), float(rng.uniform(380, 500))),
         phases=(float(rng.uniform(0, 6.28)), float(rng.uniform(0, 6.28))),
     )
@@ -117,7 +121,8 @@ def _lanes(
         spacing = float(rng.uniform(32, 60))
         share = float(rng.uniform(0.35, 0.8))
         own = lane == ego_lane
-        lanes.append(Lane(_centre(style, lane), speed + gap, spacing, share, kinds, own))
+        drift = float(rng.uniform(0, 1.2)) if own else 0.0  # who drives ahead pulls away
+        lanes.append(Lane(_centre(style, lane), speed + gap + drift, spacing, share, kinds, own))
         back = float(rng.uniform(26, 34))
         lanes.append(Lane(-_centre(style, lane), -back, spacing * 1.1, share, kinds))
     return tuple(lanes)
@@ -135,7 +140,7 @@ def _block(style: _Style, k: int) -> Block:
     for side, kind in zip((-1, 1), style.sides, strict=True):
         parts += _roadside(style, rng, side, kind, k)
     parts += _furniture(style, rng, z0, z1)
-    if rng.random() < 0.22:
+    if rng.random() < 0.15:
         reach = 30.0 + 10.0 * style.lanes
         piers = (0.0, -style.edge - 2.0, style.edge + 2.0)
         parts.append(bridge(rng, z0 + float(rng.uniform(20, 60)), piers, reach))
@@ -152,9 +157,7 @@ def _median(style: _Style, z0: float, z1: float) -> list[Mesh]:
     return [guard_rail(x, z0, z1) for x in (-style.median + 0.3, style.median - 0.3)]
 
 
-def _roadside(
-    style: _Style, rng: np.random.Generator, side: int, kind: Side, k: int
-) -> list[Mesh]:
+def _roadside(style: _Style, rng: np.random.Generator, side: int, kind: Side, k: int) -> list[Mesh]:
     z0, z1 = k * BLOCK, (k + 1) * BLOCK
     parts: list[Mesh] = []
     verge = style.edge + 0.8
@@ -191,9 +194,9 @@ def _furniture(style: _Style, rng: np.random.Generator, z0: float, z1: float) ->
     verge = style.edge + 0.4
     parts = [moved(delineator(), verge, z, 0.0) for z in np.arange(z0 + 10, z1, 40.0)]
     parts += [moved(delineator(), -verge, z, 0.0) for z in np.arange(z0 + 30, z1, 40.0)]
-    if rng.random() < 0.28:
+    if rng.random() < 0.14:
         parts.append(moved(gantry(rng, 0.0, style.edge + 1.6), 0.0, z0 + 40.0))
-    if rng.random() < 0.4:
+    if rng.random() < 0.3:
         colour = BLUE if rng.random() < 0.75 else WHITE
         width = float(rng.uniform(2.2, 4.2))
         parts.append(moved(board(rng, width=width, colour=colour), verge + 3.2, z0 + 62.0))

@@ -6,6 +6,7 @@ Dimensions are in metres. Not here: where they walk and ride (`traffic`).
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,6 +19,12 @@ CLOTHES: tuple[Colour, ...] = (
 )  # fmt: skip
 TROUSERS: tuple[Colour, ...] = ((0.12, 0.14, 0.22), (0.08, 0.08, 0.09), (0.35, 0.32, 0.27))
 HAIR: Colour = (0.14, 0.1, 0.08)
+HELMETS: tuple[Colour, ...] = (
+    (0.85, 0.85, 0.85),
+    (0.75, 0.12, 0.1),
+    (0.1, 0.1, 0.12),
+    (0.15, 0.35, 0.7),
+)
 STEEL: Colour = (0.16, 0.16, 0.17)
 
 
@@ -46,7 +53,13 @@ def _limb(
 
 
 def _upper_body(
-    sketch: Sketch, rng: np.random.Generator, hip: float, tall: float, lean: float, label: str
+    sketch: Sketch,
+    rng: np.random.Generator,
+    hip: float,
+    tall: float,
+    lean: float,
+    label: str,
+    hair: Colour = HAIR,
 ) -> None:
     """Add torso, arms, neck and head over a hip at height `hip`; `lean` moves the shoulders."""
     coat, skin = _draw(rng, CLOTHES), _draw(rng, SKIN)
@@ -71,7 +84,7 @@ def _upper_body(
         ring[:, 1] += 0.135 * np.sin(turn)
         sketch.face(ring, skin, label, two_sided=True)
         top = ring[np.sin(turn) > -0.4]
-        sketch.face(top + np.array([0.0, 0.015, -0.01]), HAIR, label, two_sided=True)
+        sketch.face(top + np.array([0.0, 0.015, -0.01]), hair, label, two_sided=True)
 
 
 def pedestrian(rng: np.random.Generator) -> Mesh:
@@ -99,7 +112,7 @@ def pedestrian(rng: np.random.Generator) -> Mesh:
 def _wheel(sketch: Sketch, z: float, radius: float, rim: float, label: str) -> None:
     """Add a wheel in the y-z plane as a ring of quads, with a tread seen from behind."""
     turn = np.linspace(0.0, 2 * math.pi, 13)
-    for a, b in zip(turn[:-1], turn[1:], strict=True):
+    for a, b in pairwise(turn):
         ring = [
             (0.0, radius + r * math.sin(t), z + r * math.cos(t))
             for r, t in ((radius, a), (radius, b), (radius - rim, b), (radius - rim, a))
@@ -120,7 +133,9 @@ def bicycle(rng: np.random.Generator, *, ridden: bool = True) -> Mesh:
     sketch.thing((0.0, 0.0, 0.0))
     sketch.caster(rectangle(-0.2, 0.2, -0.85, 0.85), 0.0, 1.6 if ridden else 0.9)
     for z in (-0.52, 0.52):
-        _wheel(sketch, z, 0.34, 0.06, "Bicycle")
+        sketch.group((0.0, 0.0, z * 1.2))
+        _wheel(sketch, z, 0.34, 0.07, "Bicycle")
+    sketch.group((0.0, 0.0, 0.0))
     paint = _draw(rng, CLOTHES)
     for start, end in (
         ((0.0, 0.34, -0.52), (0.0, 0.82, -0.22)),
@@ -139,11 +154,11 @@ def bicycle(rng: np.random.Generator, *, ridden: bool = True) -> Mesh:
     if ridden:
         cloth = _draw(rng, TROUSERS)
         for side, knee in ((-1, 0.6), (1, 0.42)):
-            _limb(sketch, (side * 0.1, knee - 0.4, 0.02), (side * 0.11, knee, 0.12), 0.13, cloth,
+            _limb(sketch, (side * 0.13, knee - 0.4, 0.02), (side * 0.2, knee, 0.16), 0.12, cloth,
                   "Bicycle")  # fmt: skip
-            _limb(sketch, (side * 0.11, knee, 0.12), (side * 0.09, 0.98, -0.18), 0.16, cloth,
+            _limb(sketch, (side * 0.2, knee, 0.16), (side * 0.1, 0.98, -0.18), 0.16, cloth,
                   "Bicycle")  # fmt: skip
-        _upper_body(sketch, rng, 1.0, 1.75, 0.1, "Bicycle")
+        _upper_body(sketch, rng, 1.0, 1.72, 0.16, "Bicycle", hair=_draw(rng, HELMETS))
     return sketch.mesh()
 
 
@@ -154,7 +169,9 @@ def motorcycle(rng: np.random.Generator) -> Mesh:
     sketch.thing((0.0, 0.0, 0.0))
     sketch.caster(rectangle(-0.35, 0.35, -1.0, 1.0), 0.0, 1.5)
     for z in (-0.68, 0.7):
+        sketch.group((0.0, 0.0, z * 1.2))
         _wheel(sketch, z, 0.31, 0.16, label)
+    sketch.group((0.0, 0.0, 0.0))
     body = sketch.frustum(
         (-0.16, 0.16, -0.7, 0.45), (-0.2, 0.2, -0.95, 0.5), (0.35, 0.85), _draw(rng, CLOTHES), label
     )
@@ -163,5 +180,5 @@ def motorcycle(rng: np.random.Generator) -> Mesh:
     cloth = _draw(rng, TROUSERS)
     for side in (-1, 1):
         _limb(sketch, (side * 0.24, 0.3, 0.1), (side * 0.14, 0.86, -0.2), 0.18, cloth, label)
-    _upper_body(sketch, rng, 0.85, 1.6, 0.12, label)
+    _upper_body(sketch, rng, 0.85, 1.6, 0.12, label, hair=_draw(rng, HELMETS))
     return sketch.mesh()

@@ -14,9 +14,11 @@ from .mesh import Colour, Material, Mesh, Sketch, rectangle
 
 NATURE = "Nature object"
 BARK: Colour = (0.23, 0.18, 0.13)
-SUMMER: tuple[Colour, ...] = ((0.22, 0.33, 0.11), (0.27, 0.37, 0.14), (0.18, 0.29, 0.12))
-AUTUMN: tuple[Colour, ...] = ((0.5, 0.3, 0.1), (0.42, 0.36, 0.13), (0.45, 0.2, 0.08), (0.28, 0.3, 0.12))
-CONIFER: Colour = (0.1, 0.18, 0.1)
+SUMMER: tuple[Colour, ...] = ((0.33, 0.46, 0.17), (0.4, 0.52, 0.21), (0.28, 0.4, 0.18))
+AUTUMN: tuple[Colour, ...] = (
+    (0.68, 0.42, 0.14), (0.58, 0.5, 0.18), (0.6, 0.3, 0.13), (0.4, 0.43, 0.17),
+)  # fmt: skip
+CONIFER: Colour = (0.16, 0.26, 0.15)
 
 
 def _shade(colour: Colour, factor: float) -> Colour:
@@ -31,9 +33,9 @@ def _blob(
     colour: Colour,
 ) -> None:
     """Add a ragged ellipse with radii (x, y)."""
-    corners = 22
+    corners = 28
     turn = np.arange(corners) * (2 * math.pi / corners)
-    rough = rng.uniform(0.8, 1.12, corners)
+    rough = rng.uniform(0.78, 1.12, corners)
     ring = np.zeros((corners, 3)) + np.array(centre)
     ring[:, 0] += radii[0] * rough * np.cos(turn)
     ring[:, 1] += radii[1] * rough * np.sin(turn)
@@ -63,7 +65,9 @@ def tree(rng: np.random.Generator, *, autumn: bool, slim: bool = False) -> Mesh:
     middle = height - tall
     sketch = Sketch()
     sketch.thing((0.0, 0.0, 0.0))
-    sketch.caster(rectangle(-wide * 0.7, wide * 0.7, -wide * 0.7, wide * 0.7), middle - tall, height)
+    sketch.caster(
+        rectangle(-wide * 0.7, wide * 0.7, -wide * 0.7, wide * 0.7), middle - tall, height
+    )
     _trunk(sketch, height * 0.035, middle)
     _blob(sketch, rng, (0.0, middle, 0.05), (wide, tall), _shade(leaf, 0.62))
     for part in range(3 if slim else 5):

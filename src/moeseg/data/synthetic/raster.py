@@ -44,7 +44,8 @@ def planes(mesh: Mesh) -> Planes:
 
 
 def _unit(vectors: Array) -> Array:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(length, 1e-9))
 
 
 def paint_faces(mesh: Mesh, plane: Planes, camera: Camera) -> tuple[Array, Array]:
@@ -160,16 +161,18 @@ def merge(numbers: Array) -> Array:
     c, d = numbers[1::2, 0::2], numbers[1::2, 1::2]
     above, below = np.maximum(a, b), np.maximum(c, d)
     lesser = np.maximum(np.minimum(a, b), np.minimum(c, d))
-    return np.maximum(np.minimum(above, below), np.where(above == below, above, lesser))
+    merged: Array = np.maximum(np.minimum(above, below), lesser)
+    return merged
 
 
-def shadow_masks(mesh: Mesh, camera: Camera, sun: Array) -> tuple[Array, Array]:
+def shadow_masks(mesh: Mesh, camera: Camera, sun: Array, *, thrown: bool) -> tuple[Array, Array]:
     """Draw shadows on the ground: thrown by the sun, and the dark under things.
 
     Args:
         mesh: in the level frame.
         camera: of the picture.
         sun: (3,) unit vector to the sun in the level frame.
+        thrown: whether the sun is strong enough to throw shadows.
 
     Returns:
         two (H, W) float32 arrays in 0..1.
@@ -184,7 +187,7 @@ def shadow_masks(mesh: Mesh, camera: Camera, sun: Array) -> tuple[Array, Array]:
         low = float(base[0, 1])
         foot, head = (base + shift * low) * flat, (base + shift * top) * flat
         sides = [np.array([foot[i], foot[i - 1], head[i - 1], head[i]]) for i in range(4)]
-        for polygon in (foot, head, *sides):
+        for polygon in (foot, head, *sides) if thrown else ():
             _fill(cast, camera, polygon)
         if low == 0 and top < 5:
             _fill(contact, camera, base * flat)

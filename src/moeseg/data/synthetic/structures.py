@@ -12,12 +12,17 @@ from .mesh import Colour, Material, Mesh, Sketch, rectangle
 
 CONCRETE: Colour = (0.52, 0.51, 0.48)
 STEEL_RAIL: Colour = (0.55, 0.57, 0.58)
-GRASS: Colour = (0.27, 0.32, 0.13)
+GRASS: Colour = (0.38, 0.45, 0.2)
 WALLS: tuple[Colour, ...] = (
     (0.78, 0.72, 0.58), (0.8, 0.79, 0.74), (0.7, 0.5, 0.4), (0.62, 0.6, 0.56), (0.75, 0.62, 0.42),
     (0.55, 0.33, 0.26), (0.66, 0.68, 0.7), (0.83, 0.8, 0.66),
 )  # fmt: skip
-ROOFS: tuple[Colour, ...] = ((0.5, 0.22, 0.15), (0.42, 0.2, 0.15), (0.24, 0.22, 0.23), (0.36, 0.26, 0.2))
+ROOFS: tuple[Colour, ...] = (
+    (0.5, 0.22, 0.15),
+    (0.42, 0.2, 0.15),
+    (0.24, 0.22, 0.23),
+    (0.36, 0.26, 0.2),
+)
 STOREY = 3.1
 """Height of a storey in metres."""
 
@@ -36,7 +41,14 @@ def building(
     for sides, width in (("rear front", x1 - x0), ("left right", z1 - z0)):
         period = width / max(1, round(width / float(rng.uniform(2.3, 3.2))))
         sketch.frustum(
-            span, span, (0.0, eaves), wall, "Buildings", Material.FACADE, (period, STOREY), sides=sides
+            span,
+            span,
+            (0.0, eaves),
+            wall,
+            "Buildings",
+            Material.FACADE,
+            (period, STOREY),
+            sides=sides,
         )
     if not gable:
         trim = (wall[0] * 0.6, wall[1] * 0.6, wall[2] * 0.6)

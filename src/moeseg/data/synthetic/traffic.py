@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -73,8 +73,15 @@ def movers(
             near = lane.ego and abs(s - ego_s) < CLEARANCE
             if taken > lane.share or near or not reach[0] <= s - ego_s <= reach[1]:
                 continue
-            names, weights = zip(*lane.kinds, strict=True)
-            mesh = MAKERS[str(rng.choice(names, p=weights))](rng)
             yaw = 0.0 if lane.speed >= 0 else math.pi
+            mesh = _build(lane.kinds, seed, number, slot)
             found.append(moved(mesh, lane.d + 0.5 * (sway - 0.5), s, yaw))
     return found
+
+
+@lru_cache(maxsize=1024)
+def _build(kinds: tuple[tuple[str, float], ...], seed: int, number: int, slot: int) -> Mesh:
+    """Build what fills a slot; cached because it is seen in many frames of a drive."""
+    rng = np.random.default_rng([seed, number, slot + _OFFSET, 1])
+    names, weights = zip(*kinds, strict=True)
+    return MAKERS[str(rng.choice(names, p=weights))](rng)

@@ -1,4 +1,8 @@
-"""The town: house fronts, pavements, parked cars, crossings with signals, people on foot and bicycle."""
+"""The town: house fronts, pavements, parked cars, crossings with signals, people.
+
+A style holds what stays the same in a drive; `_block` fills 80 m of street from it. Not here: what
+the single things look like.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from .furniture import bin_or_box, board, lamp_post, sign, traffic_light
-from .furniture import BLUE
+from .furniture import BLUE, bin_or_box, board, delineator, lamp_post, sign, traffic_light
 from .ground import Arrow, Band, Dashes, Patch, Profile, Zone
 from .mesh import Mesh, join, moved
 from .plants import bush, tree
@@ -71,7 +74,7 @@ def scene(seed: int) -> Scene:
         setback=float(rng.choice([0.0, 4.0], p=[0.65, 0.35])),
         storeys=int(rng.integers(3, 6)),
         gables=float(rng.uniform(0.1, 0.8)),
-        cobbles=bool(lanes == 1 and rng.random() < 0.45),
+        cobbles=bool(lanes == 1 and rng.random() < 0.3),
         autumn=bool(rng.random() < 0.3),
         parked=float(rng.uniform(0.35, 0.85)),
     )
@@ -120,7 +123,7 @@ def _lanes(
     for lane in range(style.lanes):
         d = (lane + 0.5) * style.lane
         own = lane == ego_lane
-        pace = speed if own else speed + float(rng.uniform(-3, 3))
+        pace = speed + float(rng.uniform(0, 0.8)) if own else speed + float(rng.uniform(-3, 3))
         lanes.append(Lane(d, pace, float(rng.uniform(18, 34)), 0.5, kinds, own))
         lanes.append(Lane(-d, -float(rng.uniform(6, 12)), float(rng.uniform(18, 40)), 0.55, kinds))
     walk = style.curb + CURB + style.verge
@@ -153,6 +156,11 @@ def _block(style: _Style, k: int) -> Block:
     elif rng.random() < 0.35 and not style.cobbles:
         patches.append(Patch(middle, middle + 4.0, -style.half, style.half, Zone.ZEBRA))
         parts.append(moved(sign(rng), style.curb + 0.7, middle))
+        if rng.random() < 0.5:
+            for s in (middle - 4.5, middle + 4.3):
+                patches.append(Patch(s - 0.2, s + 4.4, -0.95, 0.95, Zone.CURB))
+                patches.append(Patch(s, s + 4.2, -0.75, 0.75, Zone.ISLAND))
+                parts.append(moved(delineator(), 0.0, s + 1.0))
     return Block(join(parts), tuple(patches))
 
 
@@ -226,16 +234,10 @@ def _crossing_ground(
     """Lay out a side street of width 2 `half` over s = `middle`."""
     ground = Zone.COBBLES if style.cobbles else Zone.ASPHALT
     near, far = middle - half, middle + half
-    walks = [
-        Patch(s, s + 2.5, *sorted((side * style.curb, side * 90.0)), Zone.SIDEWALK)
-        for s in (near - 2.5, far)
-        for side in (-1, 1)
-    ]
+    sides = ((-90.0, -style.curb), (style.curb, 90.0))
+    walks = [Patch(s, s + 2.5, *side, Zone.SIDEWALK) for s in (near - 2.5, far) for side in sides]
     patches: list[Patch | Arrow] = [*walks, Patch(near, far, -90.0, 90.0, ground)]
-    for s in (near - CURB, far):
-        for side in (-1, 1):
-            low, high = sorted((side * style.curb, side * 90.0))
-            patches.append(Patch(s, s + CURB, low, high, Zone.CURB))
+    patches += [Patch(s, s + CURB, *side, Zone.CURB) for s in (near - CURB, far) for side in sides]
     patches.append(Patch(near - 9.0, near, -style.half, style.half, ground))
     patches.append(Patch(far, far + 5.0, -style.half, style.half, ground))
     if not style.cobbles:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .mesh import Array, Colour, Material, Mesh, Sketch, rectangle
+from .camera import Array
+from .mesh import Colour, Material, Mesh, Sketch, rectangle
 
 RUBBER: Colour = (0.05, 0.05, 0.055)
 HUB: Colour = (0.55, 0.56, 0.58)
@@ -31,7 +32,7 @@ LOAD_PAINTS: tuple[Colour, ...] = (
 
 
 class _Cabin(NamedTuple):
-    """Side view of a car: sizes in metres, cabin corners as shares of the length from its middle."""
+    """Side view of a car: sizes in m, cabin corners as shares of the length from its middle."""
 
     length: float
     width: float
@@ -197,8 +198,10 @@ def truck(rng: np.random.Generator) -> Mesh:
 def _doors(sketch: Sketch, box: Array, frame: Array, load: Colour) -> None:
     """Draw a truck's rear: door gap, frame, bolts, lamps and number plate."""
     dark = (load[0] * 0.55, load[1] * 0.55, load[2] * 0.55)
-    spans = ((0.0, 0.03, 0.0, 1.0), (0.97, 1.0, 0.0, 1.0), (0.0, 1.0, 0.96, 1.0), (0.0, 1.0, 0.0, 0.03),
-             (0.49, 0.51, 0.0, 1.0), (0.3, 0.32, 0.05, 0.95), (0.68, 0.7, 0.05, 0.95))  # fmt: skip
+    spans = (
+        (0.0, 0.03, 0.0, 1.0), (0.97, 1.0, 0.0, 1.0), (0.0, 1.0, 0.96, 1.0), (0.0, 1.0, 0.0, 0.03),
+        (0.49, 0.51, 0.0, 1.0), (0.3, 0.32, 0.05, 0.95), (0.68, 0.7, 0.05, 0.95),
+    )  # fmt: skip
     for span in spans:
         sketch.decal(box, span, dark, "Truck")
     for u in (0.0, 0.82):

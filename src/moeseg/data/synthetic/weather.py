@@ -19,6 +19,8 @@ Kind = Literal["clear", "overcast", "fog", "rain", "dusk"]
 ODDS: dict[Kind, float] = {"clear": 0.44, "overcast": 0.26, "fog": 0.08, "rain": 0.12, "dusk": 0.1}
 """How often a drive has which weather; sums to 1."""
 
+_Look = tuple[Colour, Colour, Colour, Colour, tuple[float, float], float, float, float]
+
 TILE = 256
 """Side of a noise tile in texels; tiles repeat."""
 
@@ -65,9 +67,9 @@ def draw_weather(rng: np.random.Generator) -> Weather:
     )
     warm = float(rng.uniform(-0.05, 0.05))
     # sunlight, ambient, zenith, horizon, clouds, visibility in m, wetness, lamps
-    looks: dict[Kind, tuple[Colour, Colour, Colour, Colour, tuple[float, float], float, float, float]] = {
+    looks: dict[Kind, _Look] = {
         "clear": ((0.62, 0.57, 0.48), (0.52, 0.56, 0.63), (0.27, 0.48, 0.76), (0.72, 0.82, 0.9),
-                  (0.0, 0.6), 1400.0, 0.0, 0.1),
+                  (0.1, 0.85), 1400.0, 0.0, 0.1),
         "overcast": ((0.06, 0.06, 0.06), (0.84, 0.86, 0.88), (0.62, 0.66, 0.71), (0.84, 0.85, 0.86),
                      (0.8, 1.0), 900.0, 0.0, 0.15),
         "fog": ((0.0, 0.0, 0.0), (0.8, 0.82, 0.83), (0.74, 0.76, 0.78), (0.78, 0.8, 0.81),
@@ -111,12 +113,13 @@ def noise_tiles() -> tuple[Array, Array]:
 
 def _spread(field: Array) -> Array:
     """Shift and scale to mean 0.5, three standard deviations filling 0..1."""
-    return np.clip(0.5 + (field - field.mean()) / (6 * field.std()), 0, 1).astype(np.float32)
+    spread = np.clip(0.5 + (field - field.mean()) / (6 * field.std()), 0, 1)
+    return np.asarray(spread, dtype=np.float32)
 
 
-def sample(tile: Array, u: Array, v: Array, size: float) -> Array:
+def sample(tile: Array, u: Array, v: Array, size: float | Array) -> Array:
     """Read a tile whose side covers `size` metres at (u, v) in metres, nearest texel."""
     scale = TILE / size
     column = (u * scale).astype(np.int32) & (TILE - 1)
     row = (v * scale).astype(np.int32) & (TILE - 1)
-    return tile[row, column]
+    return np.asarray(tile[row, column])

@@ -1,0 +1,75 @@
+"""Saved models on single photos: class ids, coloured masks and overlays as PNG files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from moeseg.data import Taxonomy, read_rgb, resize_image, write_png
+from moeseg.data.transforms import unit_range
+from moeseg.errors import UsageError
+from moeseg.evaluation.sheet import overlay
+from moeseg.models import Model, load, read_info, resize
+from moeseg.types import Size
+
+
+def predict_files(
+    model_folder: Path,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    size: Size | None = None,
+    alpha: float = 0.5,
+) -> Iterator[str]:
+    """Predict photos and write `<name>_ids.png`, `<name>_mask.png`, `<name>_overlay.png` of each.
+
+    Args:
+        model_folder: a saved model; its taxonomy gives names and colours.
+        images: photos of any size; masks have the photo's size.
+        out: folder for the pictures, made if missing.
+        size: (H, W) at which the model sees a photo; None is its training size.
+        alpha: opacity of the overlay's mask, 0..1.
+
+    Yields:
+        One line of news for each photo.
+
+    Raises:
+        CheckpointError: no model there. UsageError: two photos of one name. DataError: a photo
+            that cannot be read. All are raised before anything is written for that photo.
+    """
+    doubled = [stem for stem, count in Counter(image.stem for image in images).items() if count > 1]
+    if doubled:
+        raise UsageError(
+            f"expected photos of different names, got {', '.join(doubled)} more than once: their "
+            "masks would overwrite each other; predict them into separate folders with --out"
+        )
+    info = read_info(model_folder)
+    taxonomy = Taxonomy.from_json(info["taxonomy"], str(model_folder))
+    seen_at: Size = size or (int(info["size"][0]), int(info["size"][1]))
+    model = load(model_folder)
+    for path in images:
+        photo = read_rgb(path)
+        ids = predict_ids(model, torch.from_numpy(photo).permute(2, 0, 1), seen_at)
+        mask = taxonomy.decode(ids.numpy())
+        write_png(out / f"{path.stem}_ids.png", ids.numpy())
+        write_png(out / f"{path.stem}_mask.png", mask)
+        write_png(out / f"{path.stem}_overlay.png", overlay(photo, mask, alpha))
+        largest = torch.bincount(ids.flatten().long(), minlength=len(taxonomy)).argsort(
+            descending=True
+        )
+        shares = ", ".join(
+            f"{taxonomy.classes[int(i)]} {100 * (ids == i).float().mean():.0f} %"
+            for i in largest[:3]
+        )
+        yield f"{path}: {shares} -> {out / path.stem}_mask.png"
+
+
+@torch.inference_mode()
+def predict_ids(model: Model, photo: torch.Tensor, size: Size) -> torch.Tensor:
+    """Return the class ids of a photo (3, H, W) uint8 as (H, W) uint8, seen by the model at `size`."""
+    image = unit_range(resize_image(photo, size))[None]  # (3, H, W) -> (1, 3, h, w)
+    logits = resize(model(image).logits, (int(photo.shape[1]), int(photo.shape[2])))
+    return logits[0].argmax(0).to(torch.uint8)
