@@ -145,20 +145,18 @@ def data_check(
     set_: Set = None,
     near: Annotated[
         int, typer.Option(min=0, help="Frame ids within which a training frame is a neighbour.")
-    ] = 30,
+    ] = 100,
 ) -> None:
     """Go over a data set and report everything that is wrong with it, by file name."""
     from moeseg.data import check, render
     from moeseg.data.open import open_catalogue
-    from moeseg.progress import counter
+    from moeseg.progress import track
 
     run = _open(file, None, set_)
-    with counter("checking frames") as progress:
-        report = check(
-            open_catalogue(run.study.data, run.folder, strict=False), near=near, progress=progress
-        )
+    catalogue = open_catalogue(run.study.data, run.folder, strict=False)
+    report = check(catalogue, near=near, workers=run.study.data.workers, track=track)
     print(render(report))
-    if report.findings:
+    if not report.ok:
         raise typer.Exit(1)
 
 
@@ -170,15 +168,12 @@ def data_prepare(
 ) -> None:
     """Write a resized copy with labels as ids, which trains without decoding large pictures."""
     from moeseg.data import prepare
-    from moeseg.progress import counter
+    from moeseg.progress import track
 
     run = _open(file, None, set_)
-    with counter("preparing frames") as progress:
-        prepare(run.catalogue, out, run.study.data.size, progress=progress)
-    _tell(
-        f"prepared: {out}\nuse it with --set data.reader=manifest --set data.root={out} "
-        f"--set data.taxonomy={out / 'taxonomy.yaml'} --set data.labels=ids"
-    )
+    workers = run.study.data.workers
+    prepare(run.catalogue, out, run.study.data.size, workers=workers, track=track)
+    _tell(f"prepared: {out}\nuse it with --set data.reader=prepared --set data.root={out}")
 
 
 @data_app.command("render")

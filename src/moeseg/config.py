@@ -78,8 +78,8 @@ class SyntheticConfig(Strict):
 class DataConfig(Strict):
     """Where frames come from, what their labels mean, and how they reach the networks."""
 
-    reader: Literal["synthetic", "a2d2", "camvid", "manifest"]
-    """Layout on disk."""
+    reader: Literal["synthetic", "a2d2", "camvid", "manifest", "prepared"]
+    """Layout on disk; `prepared` is what `moeseg data prepare` wrote."""
     root: Path | None = None
     """The data set's folder; MOESEG_DATA in the environment where null. A CSV for `manifest`."""
     lists: Path | None = None
@@ -234,8 +234,6 @@ class EvalConfig(Strict):
     batch_size: Positive = 8
     size: Extent | None = None
     """H, W at scoring; null is the training size."""
-    resamples: Annotated[int, Field(ge=100)] = 1000
-    """Bootstrap draws of the intervals."""
     sheet: Annotated[int, Field(ge=0)] = 3
     """Frames of each subset on the contact sheet."""
 

@@ -58,7 +58,7 @@ def plan(run: Run) -> list[tuple[str, str, Cost]]:
     A finished stage costs the seconds it took and nothing more.
     """
     book = ledger(run)
-    lines = []
+    lines: list[tuple[str, str, Cost]] = []
     for stage in book.stages.values():
         state = book.state(stage)
         if state == "done":

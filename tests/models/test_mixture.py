@@ -258,7 +258,7 @@ def test_outputs_computed_once_serve_every_model() -> None:
         build_ensemble(experts, "mean-probability"),
     ]
     with torch.no_grad():
-        outputs = {expert: expert.output(_images()) for expert in experts}
+        outputs: dict[Expert, ExpertOutput] = {e: e.output(_images()) for e in experts}
         for model in models:
             shared = model.combine([outputs[expert] for expert in model.experts], SIZE)
             assert torch.equal(shared.logits, model(_images()).logits)

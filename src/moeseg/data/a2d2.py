@@ -24,7 +24,11 @@ _SHOWN = 10  # malformed lines named in a message
 
 
 def read_a2d2(
-    root: Path, lists: Path | None = None, taxonomy: A2D2Taxonomy = "a2d2-38"
+    root: Path,
+    lists: Path | None = None,
+    taxonomy: A2D2Taxonomy = "a2d2-38",
+    *,
+    strict: bool = True,
 ) -> Catalogue:
     """Read the frames of A2D2's front-centre camera that subset lists name.
 
@@ -33,6 +37,7 @@ def read_a2d2(
         lists: folder of ``<subset>_<split>_gt.txt``; None looks for ``lists`` or ``splits`` beside
             the data. ``all_*`` lists are joins of others and are skipped.
         taxonomy: the label set that ids are given in.
+        strict: refuse frames that stand in two places; only `check` looks at such data.
 
     Raises:
         UsageError: unknown taxonomy.
@@ -58,7 +63,9 @@ def read_a2d2(
     if not frames:
         raise DataError(f"{folder}: expected lists <subset>_<split>_gt.txt, got none. {_GET_LISTS}")
     files = Taxonomy.load(taxonomy)
-    return Catalogue("a2d2", tuple(frames), LabelFormat("colours", files, files), str(folder))
+    return Catalogue(
+        "a2d2", tuple(frames), LabelFormat("colours", files, files), str(folder), strict
+    )
 
 
 _GET_LISTS = (

@@ -17,7 +17,7 @@ from moeseg.types import IGNORE, Frame, Split
 _VOID = 11
 
 
-def read_camvid(root: Path) -> Catalogue:
+def read_camvid(root: Path, *, strict: bool = True) -> Catalogue:
     """Read the CamVid frames that `train.txt`, `val.txt` and `test.txt` name, as far as they exist.
 
     Each line holds the paths of a photo and its label; only the file names count. The sequence is
@@ -25,6 +25,7 @@ def read_camvid(root: Path) -> Catalogue:
 
     Args:
         root: the folder that holds the lists.
+        strict: refuse frames that stand in two places; only `check` looks at such data.
 
     Raises:
         DataError: no list is there, a list is empty, or lines are malformed (all are named).
@@ -44,7 +45,7 @@ def read_camvid(root: Path) -> Catalogue:
         raise DataError("CamVid lists: " + "; ".join(problems) + ".")
     files = Taxonomy.load("camvid-11")
     labels = LabelFormat("ids", files, files, renamed=((_VOID, IGNORE),))
-    return Catalogue("camvid", tuple(frames), labels, str(root))
+    return Catalogue("camvid", tuple(frames), labels, str(root), strict)
 
 
 def _read_list(path: Path, split: Split, problems: list[str]) -> list[Frame]:

@@ -20,7 +20,12 @@ _SHOWN = 20  # lines named in a message
 
 
 def read_manifest(
-    path: Path, taxonomy: Taxonomy, labels: Coding = "colours", dataset: str | None = None
+    path: Path,
+    taxonomy: Taxonomy,
+    labels: Coding = "colours",
+    dataset: str | None = None,
+    *,
+    strict: bool = True,
 ) -> Catalogue:
     """Read the frames that a CSV file names.
 
@@ -30,6 +35,7 @@ def read_manifest(
         taxonomy: the label set of the label files.
         labels: ``colours`` for RGB label pictures, ``ids`` for class ids with 255 ignored.
         dataset: name in result rows; None takes the name of the CSV's folder.
+        strict: refuse frames that stand in two places; only `check` looks at such data.
 
     Raises:
         DataError: the file is missing or unreadable, lacks columns or has unknown ones, or lines
@@ -60,7 +66,9 @@ def read_manifest(
     if not frames:
         raise DataError(f"{path}: expected a line for each frame, got none below the header.")
     name = dataset or path.absolute().parent.name
-    return Catalogue(name, tuple(frames), LabelFormat(labels, taxonomy, taxonomy), str(path))
+    return Catalogue(
+        name, tuple(frames), LabelFormat(labels, taxonomy, taxonomy), str(path), strict
+    )
 
 
 def _check_header(path: Path, header: list[str]) -> None:

@@ -66,7 +66,7 @@ def prepare(
     return read_prepared(out)
 
 
-def read_prepared(folder: Path) -> Catalogue:
+def read_prepared(folder: Path, *, strict: bool = True) -> Catalogue:
     """Read what `prepare` wrote, under the name of the data set it was made from.
 
     Raises:
@@ -83,7 +83,7 @@ def read_prepared(folder: Path) -> Catalogue:
     if not (folder / _MANIFEST).is_file():
         raise DataError(f"{folder}: `moeseg data prepare` did not come to its end; run it again.")
     taxonomy = Taxonomy.load(folder / _TAXONOMY)
-    return read_manifest(folder / _MANIFEST, taxonomy, "ids", dataset)
+    return read_manifest(folder / _MANIFEST, taxonomy, "ids", dataset, strict=strict)
 
 
 def _copy(frame: Frame, catalogue: Catalogue, out: Path, size: Size) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def predict_files(
 
 @torch.inference_mode()
 def predict_ids(model: Model, photo: torch.Tensor, size: Size) -> torch.Tensor:
-    """Return the class ids of a photo (3, H, W) uint8 as (H, W) uint8, seen by the model at `size`."""
+    """Return the ids (H, W) uint8 of a photo (3, H, W) uint8 that the model sees at `size`."""
     image = unit_range(resize_image(photo, size))[None]  # (3, H, W) -> (1, 3, h, w)
     logits = resize(model(image).logits, (int(photo.shape[1]), int(photo.shape[2])))
     return logits[0].argmax(0).to(torch.uint8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -210,7 +210,7 @@ def _mask(prediction: Prediction) -> Any:  # noqa: ANN401 - (H, W) uint8 array
 
 def _legend(taxonomy: Taxonomy, present: set[int]) -> dict[str, tuple[int, int, int]]:
     ids = [i for i in range(len(taxonomy)) if i in present]
-    return {taxonomy.classes[i]: cast(tuple[int, int, int], taxonomy.colours[i][0]) for i in ids}
+    return {taxonomy.classes[i]: taxonomy.colours[i][0] for i in ids}
 
 
 def evaluate_saved(run: Run, folders: Sequence[Path], subsets: Sequence[str]) -> list[Row]:

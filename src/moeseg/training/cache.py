@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -216,7 +216,7 @@ class CachedOutputs:
             for shards in (self._values, self._labels)
         )
         shapes = (*self.layout.gates, *self.layout.logits)
-        parts = values.split([math.prod(shape) for shape in shapes], 1)
+        parts = torch.split(values, [math.prod(shape) for shape in shapes], 1)
         maps = [part.view(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
         experts = len(self.layout.gates)
         features = tuple(map_.float() for map_ in maps[:experts])
@@ -226,7 +226,8 @@ class CachedOutputs:
                 for gate, logits in zip(features, maps[experts:], strict=True)
             )
             return GateBatch(features, outputs, labels)
-        index, label, counted = labels.split([self.layout.points, self.layout.points, 1], 1)
+        number = self.layout.points
+        index, label, counted = torch.split(labels, [number, number, 1], 1)
         share = counted[:, 0] / counted.sum().clamp(min=1)
         points = Points(index, label, share, self.layout.size)
         return GateBatch(features, points=points, sampled=maps[experts].float())
@@ -308,16 +309,13 @@ def _plan(
         if pixels is None:
             raise MoesegError(
                 f"the cache of expert outputs needs {each * whole.records / 1e9:.1f} GB, over "
-                f"gate.cache.limit_gb = {config.limit_gb:g}: raise the limit, or set gate.pixels to "
-                "a number so that only so many pixels of each frame are kept"
+                f"gate.cache.limit_gb = {config.limit_gb:g}: raise the limit, or set gate.pixels "
+                "to a number so that only so many pixels of each frame are kept"
             )
         points = pixels
         logits = ((len(experts), 9 if neighbours else 1, points, logits[0][-1]),)
-    layout = _Layout(len(frames), mirrored, (height, width), config.dtype, gates, logits, points, 1)
-    per_shard = max(1, _SHARD_BYTES // (layout.numbers * item))
-    return _Layout(
-        len(frames), mirrored, (height, width), config.dtype, gates, logits, points, per_shard
-    )
+    layout = replace(whole, logits=logits, points=points)
+    return replace(layout, per_shard=max(1, _SHARD_BYTES // (layout.numbers * item)))
 
 
 def _label_shape(layout: _Layout) -> tuple[int, ...]:

@@ -268,7 +268,11 @@ class _EpochLog(Callback):
 
 
 def _trainer(config: TrainingConfig, out: Path, *, validated: bool) -> L.Trainer:
-    every = {"dirpath": out, "enable_version_counter": False, "save_on_train_epoch_end": True}
+    every: dict[str, Any] = {
+        "dirpath": out,
+        "enable_version_counter": False,
+        "save_on_train_epoch_end": True,
+    }
     callbacks: list[Callback] = [ModelCheckpoint(filename="last", **every)]
     if validated:
         callbacks.append(ModelCheckpoint(filename="best", monitor="val/miou", mode="max", **every))

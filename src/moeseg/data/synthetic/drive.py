@@ -34,6 +34,8 @@ FRAME_TIME: Final = 0.5
 """Seconds between two frames of a drive."""
 BEHIND: Final = 16.0
 """Metres behind the camera from where things are drawn."""
+SEEN: Final = 2.5
+"""Visibilities after which fog hides a thing, 8 % of its contrast being left."""
 START: Final = 4000.0
 """s in metres where a drive begins."""
 
@@ -94,8 +96,10 @@ class Drive:
 
         fine = camera.scaled(2)
         plane = planes(mesh)
-        painted, order = paint_faces(mesh, plane, fine)
-        ground = look_at_ground(fine, road, self.scene.profile, blocks, self.scene.backdrop)
+        reach = min(FAR, SEEN * self.weather.visibility)
+        backdrop = self.scene.backdrop if reach == FAR else None
+        painted, order = paint_faces(mesh, plane, fine, reach)
+        ground = look_at_ground(fine, road, self.scene.profile, blocks, backdrop)
         numbers = np.where(painted > 0, painted + (FACES - 1), ground.zone)
         clear_sky = sky(camera, self.weather, road.bearing)
         shadows = shadow_masks(mesh, camera, sun, thrown=max(self.weather.sunlight) > 0.1)

@@ -48,13 +48,14 @@ def _unit(vectors: Array) -> Array:
     return np.asarray(vectors / np.maximum(length, 1e-9))
 
 
-def paint_faces(mesh: Mesh, plane: Planes, camera: Camera) -> tuple[Array, Array]:
+def paint_faces(mesh: Mesh, plane: Planes, camera: Camera, reach: float) -> tuple[Array, Array]:
     """Paint faces from far to near.
 
     Args:
         mesh: in the level frame.
         plane: its planes.
         camera: of the picture to paint.
+        reach: metres beyond which nothing is painted.
 
     Returns:
         (H, W) int32 with 0 where no face is and else 1 + position in the second array, which
@@ -72,7 +73,7 @@ def paint_faces(mesh: Mesh, plane: Planes, camera: Camera) -> tuple[Array, Array
         return np.zeros((height, width), dtype=np.int32), np.zeros(0, dtype=np.int64)
     near = np.minimum.reduceat(lens[:, 2], start)
     far = np.maximum.reduceat(lens[:, 2], start)
-    seen = (mesh.two_sided | (to_eye > 0)) & (far > NEAR) & (away < FAR)
+    seen = (mesh.two_sided | (to_eye > 0)) & (far > NEAR) & (away < reach)
     pixels = camera.pixels(np.where(lens[:, 2:] > NEAR, lens, [0.0, 0.0, NEAR])) - 0.5
     whole = near >= NEAR
     for axis, size in ((0, width), (1, height)):
@@ -117,7 +118,7 @@ class GroundView:
 
 
 def look_at_ground(
-    camera: Camera, road: RoadView, profile: Profile, blocks: list[Block], backdrop: Backdrop
+    camera: Camera, road: RoadView, profile: Profile, blocks: list[Block], backdrop: Backdrop | None
 ) -> GroundView:
     """Find the zone of every pixel by inverse projection onto the ground plane."""
     height, width = camera.size
@@ -135,7 +136,8 @@ def look_at_ground(
         s[first:], d[first:], depth[first:] = along, across, ground_z
         patches = [patch for block in blocks for patch in block.patches]
         zone[first:] = zones_at(s[first:], d[first:], profile, patches)
-    _add_backdrop(zone[:first], x, y[:first] / z[:first], road.bearing, backdrop)
+    if backdrop:
+        _add_backdrop(zone[:first], x, y[:first] / z[:first], road.bearing, backdrop)
     return GroundView(zone, s, d, depth, rays)
 
 

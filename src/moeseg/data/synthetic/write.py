@@ -18,6 +18,7 @@ from typing import Final
 from PIL import Image
 
 from moeseg.errors import DataError, UsageError
+from moeseg.files import replacing
 from moeseg.types import Size
 
 from .camera import Array
@@ -46,7 +47,8 @@ def write_dataset(
         progress: called with (frames there, frames in all) at the start and after each drive.
 
     Raises:
-        DataError: the folder holds something else, or a file can't be written.
+        DataError: the folder holds something else.
+        MoesegError: a file can't be written.
         UsageError: `workers` is less than 1.
     """
     if workers is not None and workers < 1:
@@ -108,22 +110,8 @@ def _png(picture: Array) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(content)
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(
-            f"can't write {path}: {reason}. Make room or choose another folder, then run the same "
-            "again: frames that are there are kept."
-        ) from error
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(content)
 
 
 def _dump(spec: SyntheticSpec) -> bytes:
