@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from moeseg.models import Expert, build_expert
+from moeseg.models import Expert, build_expert, resize
 from moeseg.types import Features
 
 CLASSES = {"road": "#804080", "sky": "#87ceff", "car": "#ff0000"}
@@ -28,14 +28,17 @@ class TinyExpert(Expert):
             nn.Conv2d(3, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(), nn.Dropout(0.1)
         )
         self.deep = nn.Sequential(nn.Conv2d(width, width, 3, 4, 1), nn.BatchNorm2d(width))
-        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.classifier = nn.Conv2d(2 * width, num_classes, 1)
 
     def features(self, images: Tensor) -> Features:
         low = self.first(images)
-        return Features(self.deep(low), (low,), (int(images.shape[2]), int(images.shape[3])))
+        deep = self.deep(low)
+        return Features(deep, (low, deep), (int(images.shape[2]), int(images.shape[3])))
 
     def decode(self, features: Features) -> Tensor:
-        logits: Tensor = self.classifier(features.decoder[0])
+        low, deep = features.decoder
+        wide = resize(deep, (int(low.shape[2]), int(low.shape[3])))
+        logits: Tensor = self.classifier(torch.cat([low, wide], 1))
         return logits
 
 

@@ -27,17 +27,18 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(unfinished)
-        yield unfinished
-        if unfinished.is_dir():
-            remove(path)
-        unfinished.replace(path)
+        try:
+            yield unfinished
+            if unfinished.is_dir():
+                remove(path)
+            unfinished.replace(path)
+        finally:
+            remove(unfinished)
     except OSError as error:
         raise MoesegError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder, "
             "then run the same command again: it goes on from what is finished"
         ) from error
-    finally:
-        remove(unfinished)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import resource
 from itertools import product
 from pathlib import Path
 
@@ -394,10 +395,17 @@ def test_foreign_data_in_the_folder_is_an_error(tmp_path: Path) -> None:
         write_dataset(tmp_path, SMALL, workers=1)
 
 
-def test_unwritable_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(MoesegError, match=r"file.*choose another folder"):
-        write_dataset(tmp_path / "file", SMALL, workers=1)
+def test_full_disk_leaves_nothing_half_written(written: Path, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))  # bytes; less than a photo
+    try:
+        with pytest.raises(MoesegError, match=r"_frontcenter_\d{9}\.png.*choose another folder"):
+            write_dataset(tmp_path, SMALL, workers=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in {".png", ".part"}]
+    write_dataset(tmp_path, SMALL, workers=1)
+    assert contents(tmp_path) == contents(written)
 
 
 @pytest.mark.parametrize(

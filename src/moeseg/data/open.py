@@ -89,7 +89,10 @@ def synthetic_spec(config: DataConfig) -> SyntheticSpec:
     return SyntheticSpec(
         seed=config.synthetic.seed,
         size=config.synthetic.size,
-        drives={name: {**by_split} for name, by_split in config.synthetic.drives.items()},
+        drives={
+            subset: {str(split): number for split, number in numbers.items()}
+            for subset, numbers in config.synthetic.drives.items()
+        },
         frames_per_drive=config.synthetic.frames_per_drive,
     )
 

@@ -251,9 +251,7 @@ def _references(model: Model, path: Path, folders: Sequence[Path]) -> list[dict[
     return references
 
 
-def _referenced(
-    path: Path, reference: Mapping[str, str], shared: dict[Path, Expert]
-) -> Expert:
+def _referenced(path: Path, reference: Mapping[str, str], shared: dict[Path, Expert]) -> Expert:
     folder = Path(os.path.normpath(path.resolve() / reference["path"]))
     if not folder.is_dir():
         raise CheckpointError(

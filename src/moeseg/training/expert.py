@@ -6,6 +6,7 @@ TensorBoard events. Running it again goes on from `last.ckpt` and ends at the sa
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -39,6 +40,7 @@ from moeseg.models import Expert
 from moeseg.progress import say
 from moeseg.training.loss import cross_entropy, make_optimizer, rate
 
+_TALKERS = ("lightning.pytorch", "lightning.fabric")
 _LOGGED = ("train/loss", "val/loss", "val/miou")
 Batch = tuple[Tensor, Tensor, Sequence[str]]
 
@@ -79,7 +81,14 @@ class ExpertTraining(L.LightningModule):
                 f"training.optimizer.lr (now {self.config.optimizer.lr:g}), add warmup, or train "
                 "with precision 32-true"
             )
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
+        self.log(
+            "train/loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(images),
+            sync_dist=True,
+        )
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
@@ -92,7 +101,7 @@ class ExpertTraining(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the validation mIoU."""
         miou = scores(self.confusion.compute()).miou
-        self.log("val/miou", 0.0 if miou is None else miou)  # already summed over ranks
+        self.log("val/miou", 0.0 if miou is None else miou, sync_dist=True)  # equal on all ranks
         self.confusion.reset()
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of forms
@@ -240,6 +249,10 @@ class _AtomicCheckpoints(TorchCheckpointIO):
 class _CleanDDP(DDPStrategy):
     """DDP whose process group is closed at the end of the run."""
 
+    def setup_environment(self) -> None:
+        _hush()  # a spawned process starts with its own filters
+        super().setup_environment()
+
     def teardown(self) -> None:
         super().teardown()
         if torch.distributed.is_initialized():
@@ -312,15 +325,18 @@ def _strategy(config: TrainingConfig) -> Any:  # noqa: ANN401 - a name or a stra
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's advice, which is for authors of scripts, from the users of this command."""
-    import logging
-
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    levels = {name: logging.getLogger(name).level for name in _TALKERS}
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
-            warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+            _hush()
             yield
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _hush() -> None:
+    for name in _TALKERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for category in (UserWarning, FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category, module="lightning")

@@ -163,10 +163,9 @@ def _roadside(style: _Style, rng: np.random.Generator, side: int, kind: Side, k:
     verge = style.edge + 0.8
     if style.rail:
         parts.append(guard_rail(side * verge, z0, z1))
-    foot, lift = verge + 2.5, 0.0
+    foot, heights = verge + 2.5, (0.0, 0.0)
     if kind == "bank":
         heights = (_height(style, side + 1, k), _height(style, side + 1, k + 1))
-        lift = sum(heights) / 2
         parts.append(bank(side * foot, side * (foot + 9), z0, z1, heights, GRASS))
     if kind == "wall":
         x = side * (verge + 1.5)
@@ -174,6 +173,7 @@ def _roadside(style: _Style, rng: np.random.Generator, side: int, kind: Side, k:
         parts.append(wall(x, z0, z1, 3.6, 0.2 * side, colour, "Grid structure", (4.0, 1.2)))
     rows = {"woods": 46, "bank": 16, "open": 6, "wall": 12}[kind]
     for z in np.sort(rng.uniform(z0, z1, rows)):
+        rise = float(np.interp(z, (z0, z1), heights))
         depth = float(rng.uniform(0.0, 11.0)) + (8.0 if kind in {"bank", "open"} else 4.0)
         if rng.random() < style.conifers and kind != "open":
             plant = conifer(rng)
@@ -181,7 +181,9 @@ def _roadside(style: _Style, rng: np.random.Generator, side: int, kind: Side, k:
             plant = bush(rng, autumn=style.autumn)
         else:
             plant = tree(rng, autumn=style.autumn, slim=bool(rng.random() < 0.1))
-        parts.append(moved(plant, side * (foot + depth), float(z), 0.0, lift * min(1, depth / 9)))
+        parts.append(
+            moved(plant, side * (foot + depth), float(z), 0.0, rise * min(1, depth / 9) - 0.15)
+        )
     if kind in {"open", "wall"} and rng.random() < 0.3:
         far = foot + float(rng.uniform(14, 30))
         span = (side * far, side * (far + 25), z0 + 15, z0 + 60)

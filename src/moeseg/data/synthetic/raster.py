@@ -22,6 +22,7 @@ FACES = 32
 """First number of a face."""
 FAR = 260.0
 """Metres beyond which things are not drawn."""
+_SHADOWS = 140.0  # metres beyond which nothing throws a shadow
 _LIMIT = 8.0  # picture sizes beyond which projected corners are cut off
 
 
@@ -179,28 +180,34 @@ def shadow_masks(mesh: Mesh, camera: Camera, sun: Array, *, thrown: bool) -> tup
     Returns:
         two (H, W) float32 arrays in 0..1.
     """
+    near = mesh.casters[:, :, 2].max(axis=1, initial=-1.0)
+    chosen = (near > 1.0) & (near < _SHADOWS)
+    base, top = mesh.casters[chosen], mesh.heights[chosen]  # (K, 4, 3), (K,)
+    low = base[:, 0, 1]
+    level = base * [1.0, 0.0, 1.0]
+    contact = _fill(camera, level[(low == 0) & (top < 5)])
+    if not thrown:
+        return np.zeros_like(contact), contact
+    shift = -sun / max(float(sun[1]), 0.15) * [1.0, 0.0, 1.0]
+    foot = level + low[:, None, None] * shift
+    head = level + top[:, None, None] * shift
+    # both ends and the four quads between them cover the shadow of a box
+    sides = [
+        np.stack([foot[:, i], foot[:, i - 1], head[:, i - 1], head[:, i]], 1) for i in range(4)
+    ]
+    return _fill(camera, np.concatenate([foot, head, *sides])), contact
+
+
+def _fill(camera: Camera, quads: Array) -> Array:
+    """Draw level quads (N, 4, 3) as ones into an (H, W) float32 mask."""
     height, width = camera.size
-    cast, contact = Image.new("L", (width, height)), Image.new("L", (width, height))
-    near = mesh.casters[:, :, 2].max(axis=1, initial=-1.0) if len(mesh.casters) else np.zeros(0)
-    flat = np.array([1.0, 0.0, 1.0])
-    shift = -sun / max(float(sun[1]), 0.15)
-    for index in np.flatnonzero((near > 1.0) & (near < 140.0)).tolist():
-        base, top = mesh.casters[index], float(mesh.heights[index])
-        low = float(base[0, 1])
-        foot, head = (base + shift * low) * flat, (base + shift * top) * flat
-        sides = [np.array([foot[i], foot[i - 1], head[i - 1], head[i]]) for i in range(4)]
-        for polygon in (foot, head, *sides) if thrown else ():
-            _fill(cast, camera, polygon)
-        if low == 0 and top < 5:
-            _fill(contact, camera, base * flat)
-    return tuple(np.asarray(m, dtype=np.float32) / 255 for m in (cast, contact))  # type: ignore[return-value]
-
-
-def _fill(mask: Image.Image, camera: Camera, polygon: Array) -> None:
-    lens = camera.to_lens(polygon)
-    if (lens[:, 2] < NEAR).any():
-        lens = clip_near(lens)
-    if len(lens) >= 3:
-        bound = _LIMIT * max(camera.size)
-        outline = np.clip(camera.pixels(lens) - 0.5, -bound, bound)
-        ImageDraw.Draw(mask).polygon(outline.ravel().tolist(), fill=255)
+    mask = Image.new("L", (width, height))
+    pen = ImageDraw.Draw(mask)
+    bound = _LIMIT * max(camera.size)
+    lens = camera.to_lens(quads.reshape(-1, 3)).reshape(-1, 4, 3)
+    whole = (lens[..., 2] >= NEAR).all(axis=1)
+    outlines = camera.pixels(lens[whole].reshape(-1, 3)).reshape(-1, 4, 2)
+    clipped = [clip_near(quad) for quad in lens[~whole]]
+    for outline in (*outlines, *(camera.pixels(quad) for quad in clipped if len(quad) >= 3)):
+        pen.polygon(np.clip(outline - 0.5, -bound, bound).ravel().tolist(), fill=1)
+    return np.asarray(mask, dtype=np.float32)
