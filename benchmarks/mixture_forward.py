@@ -1,6 +1,6 @@
 """A mixture's forward pass against the sum of its experts' own, and against what the machine can.
 
-Two DeepLabv3+ ResNet-101 experts at 456x456 with 38 classes. Takes about 6 minutes on two cores.
+Two DeepLabv3+ ResNet-101 experts at 456x456 with 38 classes. Takes about 4 minutes on two cores.
 """
 
 from __future__ import annotations

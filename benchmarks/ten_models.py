@@ -26,7 +26,7 @@ from subjects import RandomFrames, four_mixtures, random_experts
 class Settings:
     """What is measured."""
 
-    backbone: Literal["resnet18", "resnet101"] = "resnet101"
+    backbone: Literal["mobilenet_v2", "resnet101"] = "resnet101"
     channels: int = 256
     classes: int = 38
     size: Size = (456, 456)
@@ -35,7 +35,7 @@ class Settings:
     repeats: int = 3
 
 
-SMOKE = Settings("resnet18", 16, 5, (32, 32), 2, 2, 2)
+SMOKE = Settings("mobilenet_v2", 16, 5, (32, 32), 2, 2, 2)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

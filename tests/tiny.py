@@ -42,7 +42,7 @@ class TinyExpert(Expert):
         return logits
 
 
-def tiny_expert(seed: int = 0, **arguments: Any) -> Expert:
+def tiny_expert(seed: int = 0, **arguments: object) -> Expert:
     """Return a tiny expert in eval mode with BatchNorm statistics that are not the initial ones."""
     torch.manual_seed(seed)
     expert = build_expert({"name": "tiny:TinyExpert", **arguments})
@@ -118,7 +118,7 @@ def study_settings(folder: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def write_study(folder: Path, out: Path, **changes: Any) -> Path:
+def write_study(folder: Path, out: Path, **changes: object) -> Path:
     """Write data and a study file; return the file."""
     write_data(folder)
     path = folder / "study.yaml"

@@ -16,9 +16,9 @@ from moeseg.errors import MoesegError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it takes `path`'s place only if all went well.
+    """Yield a path beside `path` to write a file to; it takes `path`'s place if all went well.
 
-    Works for files and for folders. What stood at `path` is left alone on any failure.
+    What stood at `path` is left alone on any failure.
 
     Raises:
         MoesegError: the disk is full or the place cannot be written.
@@ -29,8 +29,6 @@ def replacing(path: Path) -> Iterator[Path]:
         remove(unfinished)
         try:
             yield unfinished
-            if unfinished.is_dir():
-                remove(path)
             unfinished.replace(path)
         finally:
             remove(unfinished)

@@ -88,7 +88,7 @@ def _scenes_stage() -> Stage:
     return Stage(
         name="scenes",
         make=lambda run: render_scenes(run.study.data, run.folder),
-        inputs=lambda run: run.study.data.synthetic.model_dump(),
+        inputs=lambda run: synthetic_spec(run.study.data).as_json(),
         outputs=lambda run: [scenes_folder(run.study.data, run.folder) / "spec.json"],
         scratch=lambda run: [scenes_folder(run.study.data, run.folder)],
         cost=_scenes_cost,

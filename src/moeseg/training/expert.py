@@ -286,11 +286,13 @@ def _trainer(config: TrainingConfig, out: Path, *, validated: bool) -> L.Trainer
         "enable_version_counter": False,
         "save_on_train_epoch_end": True,
     }
-    callbacks: list[Callback] = [ModelCheckpoint(filename="last", **every)]
-    if validated:
-        callbacks.append(ModelCheckpoint(filename="best", monitor="val/miou", mode="max", **every))
+    callbacks: list[Callback] = []
     if config.early_stopping:
         callbacks.append(EarlyStopping("val/loss", patience=config.early_stopping))
+    if validated:
+        callbacks.append(ModelCheckpoint(filename="best", monitor="val/miou", mode="max", **every))
+    # after the best one, so that a run resumed from it knows which epoch was the best
+    callbacks.append(ModelCheckpoint(filename="last", **every))
     interactive = sys.stderr.isatty()
     callbacks.append(_EpochLog(out / "metrics.csv", lines=not interactive))
     if interactive:

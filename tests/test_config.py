@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from moeseg.config import Study, data_root, load_study, parse_study
+from moeseg.errors import UsageError
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+SMALL: dict[str, Any] = {
+    "name": "x",
+    "out": "runs/x",
+    "data": {"reader": "synthetic", "size": [4, 8]},
+    "experts": {"highway": {}, "urban": {}},
+}
+
+
+def changed(**changes: object) -> dict[str, Any]:
+    return SMALL | changes
+
+
+def complaint(raw: dict[str, Any]) -> str:
+    with pytest.raises(UsageError) as caught:
+        parse_study(raw, "study.yaml")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_study_files_are_valid_and_open_with_their_command(path: Path) -> None:
+    study = load_study(path)
+    assert study.mixtures.keys() == {
+        "moe-simple",
+        "moe-simple-conv",
+        "moe-classwise",
+        "moe-classwise-conv",
+    }
+    assert path.read_text().startswith(f"# moeseg study configs/{path.name}")
+
+
+def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:
+    text = complaint(
+        changed(
+            data={"reader": "a2d3", "size": [0, 8], "augment": {"flp": True}},
+            traning={},
+            experts={"highway": {"training": {"epochs": 0}}, "urban": {"wheights": "x"}},
+            mixtures={"moe-simple": {"gate": "simpel"}},
+        )
+    )
+    assert "study.yaml: 7 settings to mend" in text
+    for expected in (
+        "data.reader: unknown value 'a2d3'. Did you mean 'a2d2'?",
+        "data.size.0: expected greater than or equal to 1, got 0",
+        "data.augment.flp: unknown setting 'flp'. Did you mean 'flip'?",
+        "traning: unknown setting 'traning'. Did you mean 'training'?",
+        "experts.highway.training.epochs: expected greater than or equal to 1, got 0",
+        "experts.urban.wheights: unknown setting 'wheights'. Did you mean 'weights'?",
+        "mixtures.moe-simple.gate: unknown value 'simpel'. Did you mean 'simple'?",
+    ):
+        assert expected in text
+
+
+def test_a_missing_setting_is_named() -> None:
+    text = complaint({key: value for key, value in SMALL.items() if key != "experts"})
+    assert "experts: is not set and has no default" in text
+
+
+def test_one_expert_makes_no_mixture() -> None:
+    assert "need two or more experts" in complaint(changed(experts={"urban": {}}))
+    alone = parse_study(changed(experts={"urban": {}}, ensembles=[]), "study.yaml")
+    assert list(alone.networks()) == ["baseline", "expert-urban"]
+
+
+def test_an_experts_own_settings_lie_over_the_studys() -> None:
+    study = parse_study(
+        changed(
+            training={"epochs": 7, "optimizer": {"lr": 0.5}},
+            architecture={"backbone": "resnet34"},
+            experts={
+                "highway": {},
+                "urban": {
+                    "training": {"optimizer": {"weight_decay": 0.25}},
+                    "architecture": {"channels": 32},
+                },
+            },
+        ),
+        "study.yaml",
+    )
+    urban = study.training_of("expert-urban")
+    assert (urban.epochs, urban.optimizer.lr, urban.optimizer.weight_decay) == (7, 0.5, 0.25)
+    assert study.training_of("expert-highway").optimizer.weight_decay == 1e-4
+    architecture = study.architecture_of("expert-urban")
+    assert (architecture.backbone, architecture.channels) == ("resnet34", 32)
+
+
+def test_the_baseline_trains_on_all_experts_subsets() -> None:
+    study = parse_study(SMALL, "study.yaml")
+    assert study.joined == "highway+urban"
+    assert study.subset_of("baseline") == "highway+urban"
+    assert study.subset_of("expert-urban") == "urban"
+    own = changed(experts={"a": {"subset": "highway+urban"}, "b": {"subset": "urban"}})
+    assert parse_study(own, "study.yaml").joined == "highway+urban"
+
+
+def test_set_replaces_and_adds_settings(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    study = load_study(
+        path, ["training.epochs=3", "data.size=[10, 20]", "gate.pixels=all", "baseline=null"]
+    )
+    assert study.training.epochs == 3
+    assert study.data.size == (10, 20)
+    assert study.gate.pixels == "all"
+    assert study.baseline is None
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("training.epochs", "expects a.b=value, got 'training.epochs'"),
+        ("=3", "expects a.b=value"),
+        ("data.size=[1", "is not a YAML value"),
+        ("training.epoch=3", "training.epoch: unknown setting 'epoch'. Did you mean 'epochs'?"),
+    ],
+)
+def test_a_bad_set_is_explained(tmp_path: Path, item: str, expected: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    with pytest.raises(UsageError) as caught:
+        load_study(path, [item])
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("a: [", "is not valid YAML"), ("- a", "expected a mapping"), (None, "cannot read")],
+)
+def test_an_unreadable_file_is_explained(
+    tmp_path: Path, content: str | None, expected: str
+) -> None:
+    path = tmp_path / "study.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match=expected):
+        load_study(path)
+
+
+def test_data_root_comes_from_settings_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    study: Study = parse_study(changed(data={"reader": "a2d2", "size": [4, 8]}), "study.yaml")
+    monkeypatch.delenv("MOESEG_DATA", raising=False)
+    with pytest.raises(UsageError, match=r"data\.root is not set.*--set data\.root.*MOESEG_DATA"):
+        data_root(study.data)
+    monkeypatch.setenv("MOESEG_DATA", "/data/a2d2")
+    assert data_root(study.data) == Path("/data/a2d2")
+    named = study.data.model_copy(update={"root": Path("elsewhere")})
+    assert data_root(named) == Path("elsewhere")

@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import moeseg
+from moeseg.config import Study, load_study, parse_study
+from moeseg.errors import DataError
+from moeseg.evaluation.rows import read_rows, validate_row
+from moeseg.evaluation.stages import load_models, model_names
+from moeseg.models import Mixture
+from moeseg.run import Run
+from moeseg.study import ledger, plan, run_study
+from moeseg.training.frames import gate_frames, network_frames, split_held_out
+from moeseg.training.stages import initial_network
+from moeseg.types import Frame
+from tiny import SIZE, study_settings, write_data, write_study
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("study")
+    run = Run(load_study(write_study(folder, folder / "run")))
+    run_study(run)
+    return run
+
+
+def fresh(finished: Run, out: Path, **changes: object) -> Run:
+    settings = study_settings(finished.folder.parent, out) | changes
+    return Run(parse_study(settings, "test"))
+
+
+def states(run: Run) -> dict[str, str]:
+    book = ledger(run)
+    return {name: book.state(stage) for name, stage in book.stages.items()}
+
+
+def test_every_model_has_a_row_on_every_subset(finished: Run) -> None:
+    rows = read_rows(finished.folder / "results.jsonl")
+    for row in rows:
+        validate_row(row)
+    found = {(row["model"], row["subset"]) for row in rows if row["kind"] == "segmentation"}
+    names = [
+        "baseline",
+        "expert-day",
+        "expert-dusk",
+        "ensemble-mean",
+        "ensemble-max",
+        "ensemble-mean-probability",
+        "moe-simple",
+        "moe-classwise-conv",
+    ]
+    assert model_names(finished) == names
+    assert found == {(name, s) for name in names for s in ("day", "dusk", "day+dusk")}
+    images = {row["subset"]: row["images"] for row in rows}
+    assert images == {"day": 4, "dusk": 4, "day+dusk": 8}
+    minus = {(row["model"], row["minus"]) for row in rows if row["kind"] == "difference"}
+    assert {m for m, _ in minus} == {"moe-simple", "moe-classwise-conv"}
+
+
+def test_rows_equal_an_independent_count(finished: Run) -> None:
+    rows = read_rows(finished.folder / "results.jsonl")
+    data = finished.dataset(finished.frames("day+dusk", "test"))
+    for name in ("expert-dusk", "ensemble-max", "moe-classwise-conv"):
+        model = moeseg.load(finished.model(name))  # type: ignore[operator]
+        table = torch.zeros(3, 3)
+        for image, label, _ in (data[i] for i in range(len(data))):
+            guess = model(image[None]).logits[0].argmax(0)
+            for truth, found in zip(
+                label.flatten().tolist(), guess.flatten().tolist(), strict=True
+            ):
+                table[truth, found] += 1
+        union = table.sum(0) + table.sum(1) - table.diag()
+        expected = (table.diag() / union)[table.sum(1) > 0].mean().item()
+        (row,) = [
+            r
+            for r in rows
+            if (r["kind"], r["model"], r["subset"]) == ("segmentation", name, "day+dusk")
+        ]
+        assert row["miou"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_outputs_are_there(finished: Run) -> None:
+    for name in ("table.md", "table.csv", "classes.csv", "frames.png", "study.yaml"):
+        assert (finished.folder / name).stat().st_size > 0
+    table = (finished.folder / "table.md").read_text()
+    assert "| moe-classwise-conv |" in table
+    assert Study.model_validate(load_study(finished.folder / "study.yaml")) == finished.study
+
+
+def test_models_share_their_experts_when_loaded_together(finished: Run) -> None:
+    models = load_models(finished)
+    experts = {id(expert) for model in models.values() for expert in model.experts}
+    assert len(experts) == 3
+    assert models["moe-simple"].experts[0] is models["expert-day"]
+
+
+def test_a_second_run_does_nothing(finished: Run) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.folder.glob("models/*/*")}
+    assert set(states(finished).values()) == {"done"}
+    run_study(Run(finished.study))
+    assert before == {p: p.stat().st_mtime_ns for p in finished.folder.glob("models/*/*")}
+
+
+def test_gates_were_trained_and_experts_left_alone(finished: Run) -> None:
+    models = load_models(finished)
+    for name, config in finished.study.mixtures.items():
+        mixture = models[name]
+        assert isinstance(mixture, Mixture)
+        from moeseg.training.stages import initial_mixtures
+
+        start = initial_mixtures(finished, list(mixture.experts))[name]
+        assert not torch.equal(start.gate.conv1.weight, mixture.gate.conv1.weight)
+        assert (mixture.head is not None) == config.conv
+
+
+def test_experts_start_from_the_same_weights(finished: Run) -> None:
+    day, dusk, base = (
+        initial_network(finished, name).state_dict()
+        for name in ("expert-day", "expert-dusk", "baseline")
+    )
+    assert all(torch.equal(day[key], dusk[key]) and torch.equal(day[key], base[key]) for key in day)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stale"),
+    [
+        ({"gate": {"epochs": 1, "batch_size": 4, "pixels": 64}}, {"gates"}),
+        ({"eval": {"batch_size": 2, "sheet": 1}}, set()),
+        ({"eval": {"batch_size": 4, "sheet": 2}}, {"sheet"}),
+        ({"published": {"baseline": {"day": 50.0}}}, {"table"}),
+        (
+            {"experts": {"day": {}, "dusk": {"training": {"epochs": 1}}}},
+            {"train-expert-dusk", "ensembles", "cache", "gates"},
+        ),
+    ],
+)
+def test_a_changed_setting_makes_just_what_hangs_on_it_stale(
+    finished: Run, changes: dict[str, object], stale: set[str]
+) -> None:
+    run = fresh(finished, finished.folder, **changes)
+    always = {"evaluate", "table", "sheet"} if stale & {"gates", "ensembles"} else set()
+    found = {name for name, state in states(run).items() if state != "done"}
+    assert found == stale | always
+
+
+def test_a_changed_label_makes_its_readers_stale(tmp_path: Path) -> None:
+    run = Run(load_study(write_study(tmp_path, tmp_path / "run")))
+    stage = ledger(run).stages["train-expert-day"]
+    before = ledger(run).fingerprint(stage)
+    label = run.frames("day", "train")[0].label
+    assert label is not None
+    label.write_bytes(label.read_bytes() + b"\0")
+    again = Run(run.study)
+    assert ledger(again).fingerprint(ledger(again).stages["train-expert-day"]) != before
+    dusk = "train-expert-dusk"
+    assert ledger(again).fingerprint(ledger(again).stages[dusk]) == ledger(run).fingerprint(
+        ledger(run).stages[dusk]
+    )
+
+
+def test_a_killed_run_goes_on_and_ends_at_the_same_weights(finished: Run, tmp_path: Path) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    command = [sys.executable, "-m", "moeseg", "study", str(file)]
+    # as many threads as in this process: sums in another order round differently
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True)
+    last = tmp_path / "run" / "training" / "expert-day" / "last.ckpt"
+    deadline = time.monotonic() + 240
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert last.exists(), "killed too early to test anything"
+    run = Run(load_study(file))
+    assert states(run)["train-baseline"] == "done"
+    assert states(run)["gates"] == "missing"
+    run_study(run)
+    for name in model_names(run):
+        ours = moeseg.load(run.model(name)).state_dict()  # type: ignore[operator]
+        theirs = moeseg.load(finished.model(name)).state_dict()  # type: ignore[operator]
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items()), name
+
+
+def test_plan_lists_every_stage_with_its_cost(finished: Run, tmp_path: Path) -> None:
+    done = plan(finished)
+    assert [state for _, state, _ in done] == ["done"] * len(done)
+    missing = plan(fresh(finished, tmp_path / "other"))
+    assert [name for name, _, _ in missing] == [name for name, _, _ in done]
+    costs = {name: cost for name, _, cost in missing}
+    assert costs["train-baseline"].seconds > costs["train-expert-day"].seconds > 0
+    assert costs["cache"].bytes > 0
+
+
+def test_only_makes_what_a_model_stands_on(finished: Run, tmp_path: Path) -> None:
+    run = fresh(finished, tmp_path / "run")
+    run_study(run, ["expert-dusk"])
+    assert [path.name for path in (tmp_path / "run" / "models").iterdir()] == ["expert-dusk"]
+
+
+def test_an_expert_can_be_given_by_path(finished: Run, tmp_path: Path) -> None:
+    given = finished.model("expert-dusk")
+    experts = {"day": {}, "dusk": {"weights": str(given)}}
+    run = fresh(finished, tmp_path / "run", experts=experts)
+    run_study(run, ["expert-dusk"])
+    ours = moeseg.load(run.model("expert-dusk")).state_dict()  # type: ignore[operator]
+    theirs = moeseg.load(given).state_dict()  # type: ignore[operator]
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    assert not run.log("expert-dusk").exists()
+
+
+def test_end_to_end_gates_are_a_setting(finished: Run, tmp_path: Path) -> None:
+    gate = {"epochs": 1, "batch_size": 4, "pixels": "all", "end_to_end": True}
+    run = fresh(finished, tmp_path / "run", gate=gate)
+    assert "cache" not in ledger(run).stages
+    run_study(run, ["moe-simple"])
+    assert not (run.folder / "cache").exists()
+    assert isinstance(moeseg.load(run.model("moe-simple")), Mixture)  # type: ignore[operator]
+
+
+def test_held_out_frames_are_seen_by_gates_and_not_by_experts(
+    finished: Run, tmp_path: Path
+) -> None:
+    run = fresh(finished, tmp_path, gate={"frames": "heldout", "heldout": 0.5})
+    held = {frame.key for frame in gate_frames(run)}
+    seen = {f.key for name in ("expert-day", "expert-dusk") for f in network_frames(run, name)}
+    everything = {frame.key for frame in run.frames("day+dusk", "train")}
+    assert held
+    assert not held & seen
+    assert held | seen == everything
+    assert {frame.key for frame in network_frames(run, "baseline")} == everything
+
+
+def some_frames(sequences: int, each: int) -> list[Frame]:
+    nowhere = Path("nowhere")
+    return [
+        Frame(f"s{s}", f"{i:03d}", nowhere, nowhere, "a", "train")
+        for s in range(sequences)
+        for i in range(each)
+    ]
+
+
+@pytest.mark.parametrize(("sequences", "held"), [(4, 1), (8, 2), (2, 1)])
+def test_whole_sequences_are_held_out(sequences: int, held: int) -> None:
+    seen, out = split_held_out(some_frames(sequences, 5), 0.25, seed=0)
+    assert len({frame.sequence for frame in out}) == held
+    assert not {frame.sequence for frame in out} & {frame.sequence for frame in seen}
+
+
+def test_the_end_of_a_lone_sequence_is_held_out() -> None:
+    seen, out = split_held_out(some_frames(1, 8), 0.25, seed=0)
+    assert [frame.frame for frame in out] == ["006", "007"]
+    assert len(seen) == 6
+    with pytest.raises(DataError, match="two or more training frames"):
+        split_held_out(some_frames(1, 1), 0.25, seed=0)
+
+
+def test_sizes_of_scoring_and_training_may_differ(finished: Run, tmp_path: Path) -> None:
+    run = fresh(
+        finished,
+        tmp_path / "run",
+        mixtures={"moe-simple": {"gate": "simple", "pool": [2, 2]}},
+        eval={"size": [32, 48], "batch_size": 4, "sheet": 0},
+        baseline=None,
+    )
+    run_study(run)
+    rows = read_rows(run.folder / "results.jsonl")
+    assert {tuple(row["size"]) for row in rows} == {(32, 48)}
+    assert tuple(run.study.data.size) == SIZE
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_study_files_run_on_tiny_data(path: Path, tmp_path: Path) -> None:
+    study = load_study(path)
+    experts = {name: {} for name in study.experts}
+    write_data(tmp_path, frames=2, sequences=1)
+    manifest = tmp_path / "manifest.csv"
+    text = manifest.read_text()
+    for name, stands_for in zip(experts, ("day", "dusk"), strict=True):
+        text = text.replace(f",{stands_for},", f",{name},")
+    manifest.write_text(text)
+    tiny = study_settings(tmp_path, tmp_path / "run")
+    own = study.model_dump(exclude_unset=True, mode="json")
+    data = tiny["data"] | {"augment": own["data"].get("augment", {})}
+    architecture = own.get("architecture", {}) | {
+        "pretrained": None,
+        "backbone": "resnet18",
+        "channels": 8,
+    }
+    if study.architecture.name.startswith("frrn"):
+        architecture["arguments"] = {"channels": 3}
+    raw = own | {
+        "out": str(tmp_path / "run"),
+        "data": data,
+        "architecture": architecture,
+        "training": own["training"] | {"epochs": 1, "accelerator": "cpu", "val_every": 1},
+        "experts": experts,
+        "gate": own["gate"] | {"epochs": 1},
+        "eval": {"sheet": 1},
+    }
+    run = Run(parse_study(raw, str(path)))
+    run_study(run)
+    rows = read_rows(run.folder / "results.jsonl")
+    assert {row["model"] for row in rows if row["kind"] == "segmentation"} == set(model_names(run))
+    if study.published:
+        assert "published" in (run.folder / "table.md").read_text().lower()
+
+
+def test_ledger_notes_are_plain_json(finished: Run) -> None:
+    note = json.loads((finished.folder / "stages" / "gates.json").read_text())
+    assert note["finished"] is True
+    assert note["seconds"] >= 0
