@@ -208,6 +208,26 @@ def test_only_makes_what_a_model_stands_on(finished: Run, tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "run" / "models").iterdir()] == ["expert-dusk"]
 
 
+def test_torchrun_trains_one_network_in_two_processes(tmp_path: Path) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+        + ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+        + ["-m", "moeseg", "train", str(file), "--only", "expert-day"]
+        + ["--set", "training.devices=2"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    run = Run(load_study(file))
+    assert states(run)["train-expert-day"] == "done"
+    assert moeseg.load(run.model("expert-day"))  # type: ignore[operator]
+    assert done.stderr.count("training on 8 frames") == 1
+
+
 def test_an_expert_can_be_given_by_path(finished: Run, tmp_path: Path) -> None:
     given = finished.model("expert-dusk")
     experts = {"day": {}, "dusk": {"weights": str(given)}}
@@ -282,7 +302,7 @@ def test_sizes_of_scoring_and_training_may_differ(finished: Run, tmp_path: Path)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_study_files_run_on_tiny_data(path: Path, tmp_path: Path) -> None:
     study = load_study(path)
-    experts = {name: {} for name in study.experts}
+    experts: dict[str, dict[str, object]] = {name: {} for name in study.experts}
     write_data(tmp_path, frames=2, sequences=1)
     manifest = tmp_path / "manifest.csv"
     text = manifest.read_text()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 import moeseg
@@ -78,7 +78,7 @@ def study(
         _print_plan(run)
         return
     run_study(run)
-    Console().print(render_terminal(read_rows(run.folder / "results.jsonl"), run.study.published))
+    _show(render_terminal(read_rows(run.folder / "results.jsonl"), run.study.published))
     _tell(f"table: {run.folder / 'table.md'}   frames: {run.folder / 'frames.png'}")
 
 
@@ -116,7 +116,7 @@ def evaluate(
     rows = evaluate_saved(run, model, subset)
     if out is not None:
         write_rows(out, rows)
-    Console().print(render_terminal(rows))
+    _show(render_terminal(rows))
 
 
 @app.command()
@@ -210,6 +210,11 @@ def _open(file: Path, out: Path | None, overrides: list[str] | None) -> Run:
     return Run(load_study(file, overrides or ()), out)
 
 
+def _show(content: RenderableType) -> None:
+    # a pipe or a log file has no width of its own; 80 columns would cut names
+    Console(width=None if sys.stdout.isatty() else 200).print(content)
+
+
 def _tell(text: str) -> None:
     print(text, flush=True)
 
@@ -226,7 +231,7 @@ def _print_plan(run: Run) -> None:
     table.add_section()
     seconds, size = sum(c.seconds for c in left), sum(c.bytes for c in left)
     table.add_row("left to do", "", f"about {_duration(seconds)}", _bytes(size))
-    Console().print(table)
+    _show(table)
 
 
 def _duration(seconds: float) -> str:

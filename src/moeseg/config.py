@@ -83,7 +83,8 @@ class DataConfig(Strict):
     root: Path | None = None
     """The data set's folder; MOESEG_DATA in the environment where null. A CSV for `manifest`."""
     lists: Path | None = None
-    """A2D2 only: folder with the published `<subset>_<split>_gt.txt`; `<root>/lists` where null."""
+    """A2D2 only: folder with the published `<subset>_<split>_gt.txt`; null looks for `lists` or
+    `splits` beside the data."""
     taxonomy: str = "a2d2-38"
     """A built-in label set or a YAML file."""
     labels: Literal["colours", "ids"] = "colours"
@@ -137,6 +138,7 @@ class OptimizerConfig(Strict):
     """How parameters move."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """Stochastic gradient descent, Adam, or Adam with decoupled weight decay."""
     lr: Annotated[float, Field(gt=0)] = 0.01
     """Learning rate at the start."""
     momentum: Fraction = 0.9
@@ -144,6 +146,7 @@ class OptimizerConfig(Strict):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     """Adam and AdamW only."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Pull of every parameter towards zero."""
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     """Course of the learning rate over all steps; `poly` has power 0.9."""
     warmup: Annotated[int, Field(ge=0)] = 0
@@ -154,6 +157,7 @@ class TrainingConfig(Strict):
     """How experts and the baseline are trained."""
 
     epochs: Positive = 50
+    """Passes over the network's training frames."""
     batch_size: Positive = 8
     """Frames of one step in one process; the last step is never left with a single frame."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -168,6 +172,7 @@ class TrainingConfig(Strict):
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = "32-true"
     """`auto` is bf16-mixed where the processor computes bfloat16 itself, else 32-true."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    """Kind of device; it is no part of a result's fingerprint."""
     devices: Positive = 1
     """Processes on this machine, one a device."""
     num_nodes: Positive = 1
@@ -178,6 +183,7 @@ class CacheConfig(Strict):
     """Expert outputs kept on disk while gates train."""
 
     dtype: Literal["float16", "float32"] = "float16"
+    """Number format of features and logits."""
     limit_gb: Annotated[float, Field(gt=0)] = 50.0
     """Above this size only logits of fixed random pixels are kept, not whole maps."""
 
@@ -186,8 +192,11 @@ class GateConfig(Strict):
     """How the gates of all mixtures are fitted, together."""
 
     epochs: Positive = 20
+    """Passes over the gates' training frames."""
     batch_size: Positive = 8
+    """Frames of one step."""
     optimizer: OptimizerConfig = OptimizerConfig(name="adam", lr=1e-3, weight_decay=0.0)
+    """How gate and head parameters move."""
     pixels: Positive | Literal["all"] = 1024
     """Random labelled pixels of each image that the loss looks at."""
     frames: Literal["train", "heldout"] = "train"
@@ -195,6 +204,7 @@ class GateConfig(Strict):
     heldout: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """The part of each subset's training frames that is held out."""
     choose: Literal["best", "last"] = "best"
+    """Keep each mixture's epoch with the best validation mIoU, or the last one."""
     end_to_end: bool = False
     """Run the experts at every step instead of once: the slow reference."""
     cache: CacheConfig = CacheConfig()
@@ -229,9 +239,11 @@ class EvalConfig(Strict):
     """What is scored."""
 
     split: Split = "test"
+    """Frames that are scored."""
     subsets: tuple[str, ...] | None = None
     """Subsets and joins; null scores every subset and the join of the experts' subsets."""
     batch_size: Positive = 8
+    """Frames of one forward pass."""
     size: Extent | None = None
     """H, W at scoring; null is the training size."""
     sheet: Annotated[int, Field(ge=0)] = 3
@@ -242,9 +254,11 @@ class Study(Strict):
     """One study file: data, experts, mixtures, ensembles and what is measured."""
 
     name: Name
+    """Name of the study, for people and in saved models."""
     out: Path
     """Folder of the run; `--out` replaces it."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of initial weights, shuffling, augmentation, dropout and sampled pixels."""
     data: DataConfig
     architecture: ArchitectureConfig = ArchitectureConfig()
     training: TrainingConfig = TrainingConfig()
@@ -257,7 +271,9 @@ class Study(Strict):
         "max",
         "mean-probability",
     )
+    """Rules that join all experts without training: model `ensemble-<rule>` for each."""
     mixtures: dict[Annotated[str, Field(pattern=r"^moe-[\w.-]+$")], MixtureConfig] = {}
+    """Mixtures over all experts, by model name, which begins with `moe-`."""
     gate: GateConfig = GateConfig()
     eval: EvalConfig = EvalConfig()
     published: dict[str, dict[str, float]] = {}

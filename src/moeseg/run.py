@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,18 @@ from moeseg.errors import DataError, UsageError
 from moeseg.files import fingerprint, remove, write_text
 from moeseg.types import Frame, Size, Split
 
+_POLL_SECONDS = 0.5
 State = Literal["done", "stale", "started", "missing"]
+
+
+def launched() -> bool:
+    """Return whether torchrun or SLURM started this process as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+
+
+def rank() -> int:
+    """Return this process's number among those that a launcher started; 0 without one."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) if launched() else 0
 
 
 class Run:
@@ -149,6 +161,7 @@ class Stage:
         outputs: files and folders that the stage leaves.
         scratch: files and folders that it works in; they go on a fresh start.
         needs: stages whose outputs it reads.
+        parallel: every launched process takes part; the others are rank 0's alone.
         cost: time and disk it is expected to take.
     """
 
@@ -158,6 +171,7 @@ class Stage:
     outputs: Callable[[Run], Sequence[Path]]
     scratch: Callable[[Run], Sequence[Path]] = field(default=lambda run: ())
     needs: tuple[str, ...] = ()
+    parallel: bool = False
     cost: Callable[[Run], Cost] = field(default=lambda run: Cost())
 
 
@@ -206,6 +220,16 @@ class Ledger:
         began = time.monotonic()
         stage.make(self.run)
         self._note(stage, mark, finished=True, seconds=spent + time.monotonic() - began)
+
+    def follow(self, stage: Stage) -> None:
+        """Take part in a stage that rank 0 carries out, or wait for it, as another rank."""
+        mark = self.fingerprint(stage)
+        while (note := self.record(stage)).get("fingerprint") != mark or not (
+            note["finished"] or stage.parallel
+        ):
+            time.sleep(_POLL_SECONDS)
+        if not note["finished"]:
+            stage.make(self.run)
 
     def _note(self, stage: Stage, mark: str, *, finished: bool, seconds: float) -> None:
         note = {"fingerprint": mark, "finished": finished, "seconds": round(seconds, 1)}

@@ -11,7 +11,7 @@ from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.stages import evaluation_stages
 from moeseg.files import write_text
 from moeseg.progress import say
-from moeseg.run import Cost, Ledger, Run, Stage
+from moeseg.run import Cost, Ledger, Run, Stage, rank
 from moeseg.training.stages import training_stages
 
 
@@ -39,6 +39,13 @@ def run_study(run: Run, only: Sequence[str] | None = None) -> None:
     """
     book = ledger(run)
     wanted = book.stages if only is None else _needed(run, book, only)
+    for stage in wanted.values():
+        stage.inputs(run)  # a wrong name or a missing file is told before hours of training
+    if rank() > 0:
+        parallel = [name for name, stage in wanted.items() if stage.parallel]
+        for name in _with_needs(book, parallel):
+            book.follow(book.stages[name])
+        return
     with run.locked():
         settings = run.study.model_dump(mode="json")
         write_text(run.folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False))
@@ -75,7 +82,12 @@ def _needed(run: Run, book: Ledger, models: Sequence[str]) -> dict[str, Stage]:
     known = [name for made in makers.values() for name in made]
     if unknown := [name for name in models if name not in known]:
         raise UsageError("\n".join(unknown_name("model", name, known) for name in unknown))
-    waiting = [stage for stage, made in makers.items() if set(made) & set(models)]
+    return _with_needs(book, [stage for stage, made in makers.items() if set(made) & set(models)])
+
+
+def _with_needs(book: Ledger, names: Sequence[str]) -> dict[str, Stage]:
+    """Return stages and all that they stand on, in order."""
+    waiting = list(names)
     wanted: set[str] = set()
     while waiting:
         stage = waiting.pop()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moeseg.errors import DataError, UsageError
-from moeseg.evaluation.intervals import Blocks, CiUnit, miou_interval
+from moeseg.evaluation.intervals import MIN_SEQUENCES, Blocks, CiUnit, miou_interval
 from moeseg.evaluation.rows import BASE_KEYS, validate_row
 from moeseg.metrics import class_ids, confusion_per_image, scores
 from moeseg.types import Prediction, Row
@@ -185,7 +185,7 @@ def difference_rows(collectors: Mapping[str, SegmentationCollector]) -> list[Row
 
     Returns:
         One ``difference`` row per mixture, subset and opponent. ``wins`` says that the interval
-        of the mixture's mIoU minus the opponent's lies above 0.
+        of the mixture's mIoU minus the opponent's lies above 0, from `MIN_SEQUENCES` units or more.
 
     Raises:
         UsageError: the collectors differ in frames, size, condition, subsets or classes.
@@ -216,7 +216,7 @@ def _difference(mixture: SegmentationCollector, other: SegmentationCollector, su
         "ci95": ci95,
         "ci_unit": unit,
         "ci_units": len(confusions),
-        "wins": ci95 is not None and ci95[0] > 0.0,
+        "wins": ci95 is not None and len(confusions) >= MIN_SEQUENCES and ci95[0] > 0.0,
     }
     validate_row(row)
     return row

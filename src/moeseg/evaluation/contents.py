@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import TypeVar
 
 from moeseg.errors import DataError
+from moeseg.evaluation.intervals import MIN_SEQUENCES
 from moeseg.types import Row
 
 Published = Mapping[str, Mapping[str, float]]
@@ -167,7 +168,8 @@ def _differences(rows: Sequence[Row]) -> TextTable:
     note = (
         "Percentage points of mIoU; brackets: 95 % interval of the paired difference, from the "
         f"same resamples of both models, over {_units(rows)}. Wins or loses: the interval "
-        "excludes 0 (of every seed); the best expert is chosen on the scored frames."
+        f"excludes 0 (of every seed) and rests on {MIN_SEQUENCES} units or more; the best expert "
+        "is chosen on the scored frames."
     )
     columns = ("mixture", "minus", *subsets)
     return TextTable("mixture minus another model", columns, tuple(lines), frozenset(), note)
@@ -180,7 +182,9 @@ def _verdict(rows: Sequence[Row]) -> str:
     words = []
     for row in rows:
         _, high = row["ci95"] or (0.0, 0.0)
-        words.append("wins" if row["wins"] else "loses" if high < 0.0 else "undecided")
+        few = row["ci_units"] < MIN_SEQUENCES
+        lost = high < 0.0 and not few
+        words.append("wins" if row["wins"] else "loses" if lost else "undecided")
     word = words[0] if len(set(words)) == 1 else "undecided"
     against = sorted({str(row["minus"]) for row in rows if row["minus"].startswith("expert-")})
     who = f" ({', '.join(against)})" if against else ""

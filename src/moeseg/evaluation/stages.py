@@ -20,7 +20,7 @@ from moeseg.evaluation.table import render_class_csv, render_csv, render_markdow
 from moeseg.files import fingerprint, replacing, write_text
 from moeseg.models import Expert, Model, load, read_info, weights_digest
 from moeseg.run import Cost, Run, Stage
-from moeseg.training.cost import expected_seconds, forward_flops, planned_expert
+from moeseg.training.cost import expected_seconds, planned_flops
 from moeseg.types import Frame, Prediction, Row
 
 
@@ -169,7 +169,7 @@ def _make_table(run: Run) -> None:
 def _cost(run: Run) -> Cost:
     num_classes = len(run.catalogue.taxonomy)
     flops = sum(
-        forward_flops(planned_expert(run.study.architecture_of(name), num_classes), run.eval_size)
+        planned_flops(run.study.architecture_of(name).model_dump_json(), num_classes, run.eval_size)
         for name in run.study.networks()
     )
     # the models of shared experts add about half: the benchmark of the ten models

@@ -315,6 +315,13 @@ def _plan(
         points = pixels
         logits = ((len(experts), 9 if neighbours else 1, points, logits[0][-1]),)
     layout = replace(whole, logits=logits, points=points)
+    kept = layout.numbers * item + 8 * (2 * points + 1)
+    if points and kept * layout.records > config.limit_gb * 1e9:
+        raise MoesegError(
+            f"the cache of expert outputs needs {kept * layout.records / 1e9:.1f} GB even with "
+            f"{points} pixels of each frame, over gate.cache.limit_gb = {config.limit_gb:g}: raise "
+            "the limit, lower gate.pixels, or set data.augment.flip: false"
+        )
     return replace(layout, per_shard=max(1, _SHARD_BYTES // (layout.numbers * item)))
 
 

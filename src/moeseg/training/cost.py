@@ -18,6 +18,14 @@ from moeseg.types import Size
 TRAIN_FACTOR = 3.0  # forward, and backward by input and by weight
 
 
+@functools.cache
+def planned_flops(architecture: str, num_classes: int, size: Size) -> float:
+    """Return `forward_flops` of an architecture's JSON; networks of a study often share one."""
+    return forward_flops(
+        planned_expert(ArchitectureConfig.model_validate_json(architecture), num_classes), size
+    )
+
+
 def forward_flops(expert: Expert, size: Size) -> float:
     """Return the floating-point operations of one image's forward pass (2 a multiply-add)."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -38,6 +38,7 @@ from moeseg.files import append_csv, replacing
 from moeseg.metrics import ConfusionMatrix, scores
 from moeseg.models import Expert
 from moeseg.progress import say
+from moeseg.run import launched
 from moeseg.training.loss import cross_entropy, make_optimizer, rate
 
 _TALKERS = ("lightning.pytorch", "lightning.fabric")
@@ -320,8 +321,7 @@ def _trainer(config: TrainingConfig, out: Path, *, validated: bool) -> L.Trainer
 def _strategy(config: TrainingConfig) -> Any:  # noqa: ANN401 - a name or a strategy object
     if config.devices * config.num_nodes == 1:
         return "auto"
-    launched = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID"))
-    return _CleanDDP() if launched else _CleanDDP(start_method="spawn")
+    return _CleanDDP() if launched() else _CleanDDP(start_method="spawn")
 
 
 @contextmanager

@@ -24,14 +24,14 @@ from moeseg.models import (
     weights_digest,
 )
 from moeseg.progress import say
-from moeseg.run import Cost, Run, Stage
+from moeseg.run import Cost, Run, Stage, rank
 from moeseg.training.cache import CachedOutputs, GateSource, LiveOutputs, build_cache, record_bytes
 from moeseg.training.cost import (
     TRAIN_FACTOR,
     expected_seconds,
-    forward_flops,
     parameter_bytes,
     planned_expert,
+    planned_flops,
 )
 from moeseg.training.expert import train_expert
 from moeseg.training.frames import gate_frames, network_frames
@@ -100,6 +100,7 @@ def _network_stage(network: str, before: Sequence[str]) -> Stage:
         outputs=lambda run: [run.model(network)],
         scratch=lambda run: [run.log(network)],
         needs=tuple(before),
+        parallel=True,
         cost=functools.partial(_network_cost, network=network),
     )
 
@@ -115,7 +116,8 @@ def _make_network(run: Run, network: str) -> None:
         load_weights(expert, weights)
     else:
         frames = network_frames(run, network)
-        say(f"{network}: training on {len(frames)} frames of {run.study.subset_of(network)}")
+        if rank() == 0:
+            say(f"{network}: training on {len(frames)} frames of {run.study.subset_of(network)}")
         val = run.frames(run.study.subset_of(network), "val")
         config = run.study.training_of(network)
         train_expert(
@@ -128,7 +130,8 @@ def _make_network(run: Run, network: str) -> None:
             workers=run.study.data.workers,
             class_weights=_class_weights(run, frames, config.class_weights),
         )
-    save(expert, run.model(network), info=model_info(run, network))
+    if rank() == 0:
+        save(expert, run.model(network), info=model_info(run, network))
 
 
 def initial_network(run: Run, network: str) -> Expert:
@@ -144,7 +147,10 @@ def _network_inputs(run: Run, network: str) -> dict[str, Any]:
     architecture = run.study.architecture_of(network).model_dump(exclude_defaults=True)
     if config.weights is not None:
         return {"architecture": architecture, "weights": weights_digest(config.weights)}
-    training = run.study.training_of(network).model_dump(exclude_defaults=True)
+    # where training runs is not what it makes; precision is
+    training = run.study.training_of(network).model_dump(
+        exclude_defaults=True, exclude={"accelerator", "devices", "num_nodes"}
+    )
     return {
         "architecture": architecture,
         "training": training,
@@ -173,7 +179,7 @@ def _network_cost(run: Run, network: str) -> Cost:
     frames = len(network_frames(run, network)) * config.epochs
     val = run.frames(run.study.subset_of(network), "val")
     checks = len(val) * (config.epochs // config.val_every)
-    flops = forward_flops(expert, run.study.data.size)
+    flops = _flops(run, network)
     work = flops * (TRAIN_FACTOR * frames + checks) / (config.devices * config.num_nodes)
     moments = 2 if config.optimizer.name == "sgd" else 3  # the weights and what the optimizer keeps
     return Cost(expected_seconds(work, run.device), parameters * (1 + 2 * moments))
@@ -252,9 +258,14 @@ def _cache_cost(run: Run) -> Cost:
     images = len(gate_frames(run)) * (2 if run.study.data.augment.flip else 1)
     images += len(run.frames(run.study.joined, "val"))
     experts = [_planned(run, f"expert-{name}") for name in run.study.experts]
-    flops = sum(forward_flops(expert, size) for expert in experts)
+    flops = sum(_flops(run, f"expert-{name}") for name in run.study.experts)
     whole = record_bytes(experts, size, cache) * images
     return Cost(expected_seconds(flops * images, run.device), min(whole, cache.limit_gb * 1e9))
+
+
+def _flops(run: Run, network: str) -> float:
+    architecture = run.study.architecture_of(network).model_dump_json()
+    return planned_flops(architecture, len(run.catalogue.taxonomy), run.study.data.size)
 
 
 def _planned(run: Run, network: str) -> Expert:

@@ -1,0 +1,399 @@
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from filelock import FileLock
+from PIL import Image
+
+from moeseg import cli
+from moeseg.config import load_study
+from moeseg.evaluation.rows import read_rows
+from moeseg.models import build_expert, save
+from moeseg.run import Run
+from moeseg.study import run_study
+from tiny import SIZE, study_settings, write_data, write_study
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def moeseg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command line in this process; return exit code, standard output and error."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["moeseg", *map(str, words)])
+        capsys.readouterr()
+        code: int | str | None = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def study_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("cli")
+    run = Run(load_study(write_study(folder, folder / "run")))
+    run_study(run, ["expert-day", "expert-dusk", "moe-simple"])
+    return run
+
+
+def data_of(run: Run) -> Path:
+    return run.folder.parent / "study.yaml"
+
+
+def contents(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+# -- what works ------------------------------------------------------------------------------------
+
+
+def test_study_prints_the_table(moeseg: Command, tmp_path: Path) -> None:
+    file = write_study(tmp_path, tmp_path / "unused")
+    code, out, err = moeseg(
+        "study", file, "--out", tmp_path / "run", "--set", "training.epochs=1", "--set",
+        "gate.epochs=1", "--set", "baseline=null",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "moe-classwise-conv" in out
+    assert "baseline" not in out
+    assert f"table: {tmp_path / 'run' / 'table.md'}" in out
+    assert not (tmp_path / "unused").exists()
+
+
+def test_plan_runs_nothing(moeseg: Command, tmp_path: Path) -> None:
+    code, out, _ = moeseg("study", write_study(tmp_path, tmp_path / "run"), "--plan")
+    assert code == 0
+    assert "train-expert-dusk" in out
+    assert "left to do" in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_scores_saved_models(moeseg: Command, study_run: Run, tmp_path: Path) -> None:
+    models = [study_run.model(name) for name in ("expert-day", "moe-simple")]
+    code, out, err = moeseg(
+        "evaluate", *models, "--data", data_of(study_run), "--subset", "day+dusk", "--subset",
+        "dusk", "--split", "val", "--out", tmp_path / "rows.jsonl",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "moe-simple" in out
+    rows = read_rows(tmp_path / "rows.jsonl")
+    found = {(r["model"], r["subset"]) for r in rows if r["kind"] == "segmentation"}
+    assert found == {(m, s) for m in ("expert-day", "moe-simple") for s in ("day+dusk", "dusk")}
+    assert {row["split"] for row in rows} == {"val"}
+
+
+def test_predict_writes_masks_at_the_photos_size(
+    moeseg: Command, study_run: Run, tmp_path: Path
+) -> None:
+    photo = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+    Image.fromarray(photo).save(tmp_path / "street.png")
+    code, out, err = moeseg(
+        "predict", study_run.model("moe-simple"), tmp_path / "street.png", "--out", tmp_path / "p"
+    )
+    assert code == 0, err
+    assert "street_mask.png" in out
+    ids = np.asarray(Image.open(tmp_path / "p" / "street_ids.png"))
+    mask = np.asarray(Image.open(tmp_path / "p" / "street_mask.png"))
+    overlay = np.asarray(Image.open(tmp_path / "p" / "street_overlay.png"))
+    assert ids.shape == (50, 70)
+    assert ids.max() <= 2
+    colours = np.array([[128, 64, 128], [135, 206, 255], [255, 0, 0]])
+    assert (mask == colours[ids]).all()
+    assert np.abs(overlay.astype(int) - (photo.astype(int) + mask) / 2).max() <= 1
+
+
+def test_check_is_quiet_about_good_data(moeseg: Command, tmp_path: Path) -> None:
+    code, out, _ = moeseg("data", "check", write_study(tmp_path, tmp_path / "run"))
+    assert code == 0
+    assert "road" in out
+
+
+def test_check_names_what_is_wrong(moeseg: Command, tmp_path: Path) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    (tmp_path / "images" / "day-train-0-00.png").unlink()
+    broken = tmp_path / "images" / "day-train-0-01.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    label = tmp_path / "labels" / "dusk-val-0-00.png"
+    Image.fromarray(np.full((*SIZE, 3), 7, np.uint8)).save(label)
+    code, out, _ = moeseg("data", "check", file)
+    assert code == 1
+    for name in ("day-train-0-00.png", "day-train-0-01.png", "dusk-val-0-00.png", "#070707", "768"):
+        assert name in out
+
+
+def test_prepared_data_train_like_the_original(moeseg: Command, tmp_path: Path) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    code, out, err = moeseg("data", "prepare", file, "--out", tmp_path / "copy")
+    assert code == 0, err
+    assert "data.reader=prepared" in out
+    prepared = ["--set", "data.reader=prepared", "--set", f"data.root={tmp_path / 'copy'}"]
+    weights = []
+    for place, more in (("a", []), ("b", prepared)):
+        code, _, err = moeseg(
+            "train", file, "--only", "expert-day", "--out", tmp_path / place, *more
+        )
+        assert code == 0, err
+        model = tmp_path / place / "models" / "expert-day" / "model.safetensors"
+        weights.append(model.read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_render_writes_scenes_that_the_a2d2_reader_reads(moeseg: Command, tmp_path: Path) -> None:
+    settings = study_settings(tmp_path, tmp_path / "run")
+    drives = {"highway": {"train": 1}, "urban": {"train": 1}}
+    settings["data"] = {
+        "reader": "synthetic",
+        "size": [32, 48],
+        "synthetic": {"size": [32, 48], "drives": drives, "frames_per_drive": 2},
+    }
+    settings["experts"] = {"highway": {}, "urban": {}}
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    run = Run(load_study(file))
+    planned = {frame.key: frame for frame in run.catalogue.frames}
+    code, _, err = moeseg("data", "render", file)
+    assert code == 0, err
+    read = {frame.key: frame for frame in Run(load_study(file)).catalogue.frames}
+    assert read == planned
+    assert all(frame.image.exists() and frame.label.exists() for frame in read.values())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["study", "--help"], ["data", "--help"]])
+def test_help_teaches(moeseg: Command, words: list[str]) -> None:
+    code, out, _ = moeseg(*words)
+    assert code == 0
+    assert "Usage" in out
+    assert moeseg("--version")[1].startswith("moeseg 0.")
+
+
+# -- what a user gets wrong ------------------------------------------------------------------------
+
+
+def test_usage_errors_end_with_two_and_name_the_mistake(moeseg: Command, tmp_path: Path) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    for words, expected in (
+        (("study", file, "--set", "gate.epoch=3"), "Did you mean 'epochs'?"),
+        (("study", tmp_path / "none.yaml"), "cannot read the study file"),
+        (("train", file, "--only", "expert-dai"), "Did you mean 'expert-day'?"),
+        (("data", "render", file), "needs 'synthetic'"),
+        (("study", file, "--set", "eval.subsets=[dai]"), "Did you mean 'day'?"),
+        (("studi", file), "No such command"),
+    ):
+        code, _, err = moeseg(*words)
+        assert code == 2, words
+        assert expected in err
+    assert not (tmp_path / "run" / "models").exists()
+
+
+@pytest.mark.parametrize("reader", ["a2d2", "camvid"])
+def test_missing_data_are_explained(
+    moeseg: Command, tmp_path: Path, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    taxonomy = "a2d2-38" if reader == "a2d2" else "camvid-11"
+    place = ["--set", f"data.reader={reader}", "--set", f"data.taxonomy={taxonomy}"]
+    monkeypatch.delenv("MOESEG_DATA", raising=False)
+    code, _, err = moeseg("study", file, *place, "--set", "data.root=null")
+    assert code == 2
+    assert "data.root is not set" in err
+    code, _, err = moeseg("study", file, *place, "--set", f"data.root={tmp_path / 'none'}")
+    assert code == 1
+    assert "MOESEG_DATA" in err
+
+
+def test_an_empty_subset_and_overlapping_lists_are_explained(
+    moeseg: Command, tmp_path: Path
+) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    manifest = tmp_path / "manifest.csv"
+    text = manifest.read_text()
+    manifest.write_text("\n".join(x for x in text.splitlines() if ",dusk,train" not in x) + "\n")
+    code, _, err = moeseg("study", file)
+    assert code == 1
+    assert "subset 'dusk' has no frames in split 'train'" in err
+    manifest.write_text(text + text.splitlines()[1].replace(",day,", ",dusk,") + "\n")
+    code, _, err = moeseg("study", file)
+    assert code == 1
+    assert "day/train and dusk/train share 1" in err
+
+
+@pytest.mark.parametrize("damage", ["size", "colour", "truncated"])
+def test_a_bad_file_met_in_training_is_named(moeseg: Command, tmp_path: Path, damage: str) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    bad = tmp_path / "labels" / "day-train-1-01.png"
+    if damage == "size":
+        Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(bad)
+    elif damage == "colour":
+        Image.fromarray(np.full((*SIZE, 3), 9, np.uint8)).save(bad)
+    else:
+        bad.write_bytes(bad.read_bytes()[:60])
+    code, _, err = moeseg("train", file, "--only", "expert-day")
+    assert code == 1
+    assert "day-train-1-01.png" in err
+    assert not (tmp_path / "run" / "models").exists()
+
+
+def test_an_image_size_that_a_gate_cant_take(
+    moeseg: Command, study_run: Run, tmp_path: Path
+) -> None:
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    words = ("predict", study_run.model("moe-simple"), tmp_path / "a.png", "--out", tmp_path / "p")
+    code, _, err = moeseg(*words, "--size", "48", "48")
+    assert code == 2
+    assert "pool" in err
+    assert not (tmp_path / "p").exists()
+
+
+def test_weights_of_another_class_count(moeseg: Command, tmp_path: Path) -> None:
+    save(build_expert({"name": "tiny:TinyExpert", "num_classes": 5}), tmp_path / "five", info={})
+    file = write_study(
+        tmp_path,
+        tmp_path / "run",
+        architecture={"name": "tiny:TinyExpert"},
+        experts={"day": {"weights": str(tmp_path / "five")}, "dusk": {}},
+    )
+    code, _, err = moeseg("train", file, "--only", "expert-day")
+    assert code == 1
+    assert str(tmp_path / "five") in err
+    assert "num_classes: expected 3, got 5" in err
+    assert not (tmp_path / "run" / "models").exists()
+
+
+def test_a_model_of_another_taxonomy_is_not_scored(
+    moeseg: Command, study_run: Run, tmp_path: Path
+) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    taxonomy = yaml.safe_load((tmp_path / "taxonomy.yaml").read_text())
+    taxonomy["classes"][0]["name"] = "street"
+    (tmp_path / "taxonomy.yaml").write_text(yaml.safe_dump(taxonomy))
+    code, _, err = moeseg(
+        "evaluate", study_run.model("expert-day"), "--data", file, "--subset", "day"
+    )
+    assert code == 1
+    assert "taxonomy" in err
+
+
+def test_a_second_run_in_the_same_folder_is_refused(moeseg: Command, tmp_path: Path) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"):
+        code, _, err = moeseg("study", file)
+    assert code == 2
+    assert "another run is at work" in err
+    assert contents(tmp_path / "run") <= {".lock"}
+
+
+def test_nan_loss_ends_the_run_and_keeps_no_model(moeseg: Command, tmp_path: Path) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    huge = ["--set", "training.optimizer={name: sgd, lr: 1.0e+30, schedule: constant}"]
+    code, _, err = moeseg("train", file, "--only", "expert-day", *huge)
+    assert code == 1
+    assert "the loss became" in err
+    assert "training.optimizer.lr" in err
+    assert not (tmp_path / "run" / "models").exists()
+
+
+@pytest.mark.parametrize("limit", [2_000, 20_000])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, limit: int) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "moeseg", "study", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        preexec_fn=small_files,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "moeseg: cannot write" in done.stderr
+    assert "run the same command again" in done.stderr
+    left = contents(tmp_path / "run")
+    assert not [name for name in left if name.endswith(".part")]
+    again = subprocess.run(
+        [sys.executable, "-m", "moeseg", "train", str(file), "--only", "expert-day"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert again.returncode == 0, again.stderr
+
+
+# -- the real sample -------------------------------------------------------------------------------
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason=f"no sample of A2D2 in {SHARED}")
+def test_six_real_frames_go_from_check_to_prediction(moeseg: Command, tmp_path: Path) -> None:
+    present = {path.name for path in (SHARED / "a2d2_sample").rglob("*_label_*.png")}
+    assert len(present) == 6
+    (tmp_path / "lists").mkdir()
+    for path in (SHARED / "a2d2_splits").glob("*_gt.txt"):
+        lines = [x for x in path.read_text().splitlines() if x.rpartition("/")[2] in present]
+        if lines:
+            (tmp_path / "lists" / path.name).write_text("\n".join(lines) + "\n")
+    settings = study_settings(tmp_path, tmp_path / "run")
+    settings["data"] = {
+        "reader": "a2d2",
+        "root": str(SHARED / "a2d2_sample"),
+        "lists": str(tmp_path / "lists"),
+        "size": [48, 80],
+        "workers": 0,
+    }
+    settings["architecture"] = {"name": "tiny:TinyExpert", "arguments": {"num_classes": 38}}
+    file = tmp_path / "study.yaml"
+    run = Run(load_study(write_yaml(file, settings | {"experts": {"highway": {}, "urban": {}}})))
+    splits = {(frame.subset, frame.split) for frame in run.catalogue.frames}
+    (subset, _) = next(place for place in sorted(splits) if place[1] == "train")
+    settings |= {"experts": {subset: {}}, "ensembles": [], "mixtures": {}, "baseline": None}
+    settings["training"] |= {"choose": "last", "epochs": 1}
+    write_yaml(file, settings)
+    code, out, _ = moeseg("data", "check", file)
+    assert code == 0, out
+    assert "RD normal street" in out
+    code, _, err = moeseg("data", "prepare", file, "--out", tmp_path / "copy")
+    assert code == 0, err
+    code, _, err = moeseg("train", file, "--only", f"expert-{subset}")
+    assert code == 0, err
+    photo = next(iter(run.catalogue.frames)).image
+    code, out, err = moeseg(
+        "predict", run.model(f"expert-{subset}"), photo, "--out", tmp_path / "masks"
+    )
+    assert code == 0, err
+    mask = np.asarray(Image.open(tmp_path / "masks" / f"{photo.stem}_ids.png"))
+    assert mask.shape == (1208, 1920)
+    shutil.rmtree(tmp_path / "copy")
+
+
+def write_yaml(path: Path, settings: object) -> Path:
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_tiny_data_are_what_the_tests_say(tmp_path: Path) -> None:
+    manifest = write_data(tmp_path)
+    assert len(manifest.read_text().splitlines()) == 1 + 2 * (8 + 4 + 4)
