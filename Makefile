@@ -27,7 +27,6 @@ docs: $(READY)  ## render the pages that follow from the code
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch torchvision
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $(READY)
 

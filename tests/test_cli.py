@@ -98,6 +98,23 @@ def test_evaluate_scores_saved_models(moeseg: Command, study_run: Run, tmp_path:
     assert {row["split"] for row in rows} == {"val"}
 
 
+def test_table_joins_the_rows_of_several_runs(
+    moeseg: Command, study_run: Run, tmp_path: Path
+) -> None:
+    files = []
+    for seed in (1, 2):
+        files.append(tmp_path / f"{seed}.jsonl")
+        place = ("--data", data_of(study_run), "--set", f"seed={seed}", "--out", files[-1])
+        code, _, err = moeseg("evaluate", study_run.model("expert-day"), *place, "--subset", "day")
+        assert code == 0, err
+    code, out, err = moeseg("table", *files, "--out", tmp_path / "joined")
+    assert code == 0, err
+    assert "2 seeds" in out
+    rows = read_rows(tmp_path / "joined" / "results.jsonl")
+    assert sorted(row["seed"] for row in rows) == [1, 2]
+    assert "expert-day" in (tmp_path / "joined" / "table.md").read_text()
+
+
 def test_predict_writes_masks_at_the_photos_size(
     moeseg: Command, study_run: Run, tmp_path: Path
 ) -> None:

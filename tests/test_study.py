@@ -211,10 +211,12 @@ def test_only_makes_what_a_model_stands_on(finished: Run, tmp_path: Path) -> Non
 def test_torchrun_trains_one_network_in_two_processes(tmp_path: Path) -> None:
     file = write_study(tmp_path, tmp_path / "run")
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-        + ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        + ["-m", "moeseg", "train", str(file), "--only", "expert-day"]
-        + ["--set", "training.devices=2"],
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+            *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
+            *("-m", "moeseg", "train", str(file), "--only", "expert-day"),
+            *("--set", "training.devices=2"),
+        ],
         capture_output=True,
         text=True,
         timeout=300,

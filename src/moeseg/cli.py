@@ -120,6 +120,25 @@ def evaluate(
 
 
 @app.command()
+def table(
+    rows: Annotated[list[Path], typer.Argument(help="Files of rows, e.g. results.jsonl of runs.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for results.jsonl, table.md, table.csv, classes.csv."),
+    ] = None,
+) -> None:
+    """Print one table of the rows of several runs, e.g. of one study with several seeds."""
+    from moeseg.evaluation.rows import read_rows
+    from moeseg.evaluation.table import render_terminal, write_tables
+
+    found = [row for path in rows for row in read_rows(path)]
+    _show(render_terminal(found))
+    if out is not None:
+        write_tables(out, found)
+        _tell(f"table: {out / 'table.md'}")
+
+
+@app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
     images: Annotated[list[Path], typer.Argument(help="Photos, of any size.")],

@@ -170,3 +170,17 @@ def test_six_real_frames(tmp_path: Path) -> None:
         assert torch.equal(label, ready[i][1])
         road = label[60:, 40:120] == found.taxonomy.classes.index("RD normal street")
         assert road.float().mean() > 0.2  # the street lies before the car
+
+
+def test_published_parts_of_a_subset_are_skipped(tmp_path: Path) -> None:
+    root, lists = tmp_path / "data", tmp_path / "lists"
+    (root / "camera_lidar_semantic").mkdir(parents=True)
+    lists.mkdir()
+    name = "20181204135952_label_frontcenter_000094929.png"
+    (lists / "highway_train_gt.txt").write_text(f"highway/train_val/GT/{name}\n")
+    photo = name.replace("_label_", "_camera_")
+    (lists / "highway-motorway_train_gt.txt").write_text(f"highway/train_val/img/{photo}\n")
+    (lists / "all_train_gt.txt").write_text(f"highway/train_val/GT/{name}\n")
+    catalogue = read_a2d2(root, lists)
+    assert catalogue.subsets() == ("highway",)
+    assert len(catalogue.frames) == 1

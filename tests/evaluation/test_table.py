@@ -124,8 +124,8 @@ Union: mean over the classes in the ground truth or the prediction.
 
 Percentage points of mIoU; brackets: 95 % interval of the paired difference, from the same \
 resamples of both models, over 10 blocks (urban), 10 blocks (highway+urban). Wins or loses: the \
-interval excludes 0 (of every seed); the best expert is chosen on the scored frames.
-"""
+interval excludes 0 (of every seed) and rests on 8 units or more; the best expert is chosen on the scored frames.
+"""  # noqa: E501
 
 
 def test_markdown_as_written_by_hand() -> None:

@@ -20,6 +20,7 @@ A2D2Taxonomy = Literal["a2d2-38", "a2d2-11"]
 _FOLDER = "camera_lidar_semantic"
 _LIST = re.compile(r"(?P<subset>.+)_(?P<split>[^_]+)_gt\.txt")
 _NAME = re.compile(r"(?P<day>\d{8})(?P<time>\d{6})_label_frontcenter_(?P<frame>\d+)\.png")
+_REPEATS = ("all", "highway-motorway", "highway-secondary")  # published joins and parts of others
 _SHOWN = 10  # malformed lines named in a message
 
 
@@ -35,8 +36,8 @@ def read_a2d2(
     Args:
         root: the folder that holds ``camera_lidar_semantic``, or that folder itself.
         lists: folder of ``<subset>_<split>_gt.txt``; None looks for ``lists`` or ``splits`` beside
-            the data. ``all_*`` lists are joins of others, ``highway-motorway_*`` and the like parts
-            of one: both are skipped.
+            the data. The published ``all_*`` (a join of others), ``highway-motorway_*`` and
+            ``highway-secondary_*`` (parts of one) are skipped.
         taxonomy: the label set that ids are given in.
         strict: refuse frames that stand in two places; only `check` looks at such data.
 
@@ -51,13 +52,11 @@ def read_a2d2(
     folder = _list_folder(root, data, lists)
     frames: list[Frame] = []
     problems: list[str] = []
-    paths = sorted(folder.glob("*_gt.txt"), key=_reading_order)
-    named = {match["subset"] for path in paths if (match := _LIST.fullmatch(path.name))}
-    for path in paths:
+    for path in sorted(folder.glob("*_gt.txt"), key=_reading_order):
         match = _LIST.fullmatch(path.name)
         if match is None or match["split"] not in SPLITS:
             problems.append(f"{path}: expected a name like <subset>_<train|val|test>_gt.txt")
-        elif not _is_join_or_part(match["subset"], named):
+        elif match["subset"] not in _REPEATS:
             split: Split = next(s for s in SPLITS if s == match["split"])
             frames += _read_list(path, data, match["subset"], split, problems)
     if problems:
@@ -69,12 +68,6 @@ def read_a2d2(
     return Catalogue(
         "a2d2", tuple(frames), LabelFormat("colours", files, files), str(folder), strict
     )
-
-
-def _is_join_or_part(subset: str, named: set[str]) -> bool:
-    """Say whether a list repeats frames of others: `all`, `highway-motorway` beside `highway`."""
-    whole = subset.partition("-")[0]
-    return subset == "all" or (whole != subset and whole in named)
 
 
 _GET_LISTS = (

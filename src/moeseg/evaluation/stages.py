@@ -16,8 +16,8 @@ from moeseg.evaluation.intervals import Blocks
 from moeseg.evaluation.rows import read_rows, write_rows
 from moeseg.evaluation.runner import evaluating, run_models
 from moeseg.evaluation.sheet import SheetRow, contact_sheet, photo
-from moeseg.evaluation.table import render_class_csv, render_csv, render_markdown
-from moeseg.files import fingerprint, replacing, write_text
+from moeseg.evaluation.table import write_tables
+from moeseg.files import fingerprint, replacing
 from moeseg.models import Expert, Model, load, read_info, weights_digest
 from moeseg.run import Cost, Run, Stage
 from moeseg.training.cost import expected_seconds, planned_flops
@@ -161,9 +161,7 @@ def _make_rows(run: Run) -> None:
 
 def _make_table(run: Run) -> None:
     rows = read_rows(run.folder / "results.jsonl")
-    write_text(run.folder / "table.md", render_markdown(rows, run.study.published))
-    write_text(run.folder / "table.csv", render_csv(rows))
-    write_text(run.folder / "classes.csv", render_class_csv(rows))
+    write_tables(run.folder, rows, run.study.published)
 
 
 def _cost(run: Run) -> Cost:
@@ -185,7 +183,8 @@ def _make_sheet(run: Run) -> None:
     if not frames:
         return
     taxonomy = run.catalogue.taxonomy
-    models = load_models(run)
+    names = [f"expert-{name}" for name in run.study.experts] + [*run.study.mixtures]
+    models = load_models(run, names)
     rows = []
     present: set[int] = set()
     with evaluating(list(models.values())), torch.inference_mode():

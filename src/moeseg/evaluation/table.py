@@ -8,13 +8,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from moeseg.evaluation.contents import Published, TextTable, ordered, tables
-from moeseg.evaluation.rows import BASE_KEYS, SHARES
+from moeseg.evaluation.rows import BASE_KEYS, SHARES, write_rows
+from moeseg.files import write_text
 from moeseg.types import Row
 
 
@@ -43,6 +45,14 @@ def render_markdown(rows: Iterable[Row], published: Published | None = None) -> 
         lines += ["", _escape(table.note)]
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
+
+
+def write_tables(folder: Path, rows: Sequence[Row], published: Published | None = None) -> None:
+    """Write `results.jsonl`, `table.md`, `table.csv` and `classes.csv` of rows into a folder."""
+    write_rows(folder / "results.jsonl", rows)
+    write_text(folder / "table.md", render_markdown(rows, published))
+    write_text(folder / "table.csv", render_csv(rows))
+    write_text(folder / "classes.csv", render_class_csv(rows))
 
 
 def render_terminal(rows: Iterable[Row], published: Published | None = None) -> Group:

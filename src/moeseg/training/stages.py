@@ -147,9 +147,9 @@ def _network_inputs(run: Run, network: str) -> dict[str, Any]:
     architecture = run.study.architecture_of(network).model_dump(exclude_defaults=True)
     if config.weights is not None:
         return {"architecture": architecture, "weights": weights_digest(config.weights)}
-    # where training runs is not what it makes; precision is
+    # a GPU trains the same network; more processes make larger steps, so they count
     training = run.study.training_of(network).model_dump(
-        exclude_defaults=True, exclude={"accelerator", "devices", "num_nodes"}
+        exclude_defaults=True, exclude={"accelerator"}
     )
     return {
         "architecture": architecture,
