@@ -414,3 +414,114 @@ def write_yaml(path: Path, settings: object) -> Path:
 def test_tiny_data_are_what_the_tests_say(tmp_path: Path) -> None:
     manifest = write_data(tmp_path)
     assert len(manifest.read_text().splitlines()) == 1 + 2 * (8 + 4 + 4)
+
+
+# -- what the reviewer of the first version broke --------------------------------------------------
+
+
+def test_a_bad_file_met_by_a_loader_worker_is_named(moeseg: Command, tmp_path: Path) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    bad = tmp_path / "labels" / "day-train-1-01.png"
+    Image.fromarray(np.full((*SIZE, 3), 9, np.uint8)).save(bad)
+    words = ("train", file, "--only", "expert-day", "--set", "data.workers=1")
+    code, _, err = moeseg(*words)
+    assert code == 1
+    assert "day-train-1-01.png" in err
+    assert "worker process" not in err
+
+
+def test_a_folder_that_the_user_named_for_scenes_is_never_emptied(
+    moeseg: Command, tmp_path: Path
+) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    precious = tmp_path / "precious" / "keep.txt"
+    precious.parent.mkdir()
+    precious.write_text("mine")
+    scenes = ["--set", "data.reader=synthetic", "--set", f"data.root={precious.parent}"]
+    scenes += ["--set", "data.taxonomy=a2d2-38", "--set", "experts={highway: {}, urban: {}}"]
+    code, _, err = moeseg("study", file, *scenes)
+    assert code == 1
+    assert str(precious.parent) in err
+    assert precious.read_text() == "mine"
+
+
+def test_a_foreign_folder_is_no_place_for_a_run(moeseg: Command, tmp_path: Path) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    (tmp_path / "home" / "cache").mkdir(parents=True)
+    code, _, err = moeseg("study", file, "--out", tmp_path / "home")
+    assert code == 2
+    assert "not of a run" in err
+    (tmp_path / "file").write_text("")
+    code, _, err = moeseg("study", file, "--out", tmp_path / "file")
+    assert code == 2
+    assert (tmp_path / "home" / "cache").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("experts.day.weights=nowhere", "nowhere"),
+        ("training.accelerator=gpu", "training.accelerator"),
+        ("eval.subsets=[nigt]", "unknown subset 'nigt'"),
+    ],
+)
+def test_mistakes_are_told_before_any_training(
+    moeseg: Command, tmp_path: Path, setting: str, expected: str
+) -> None:
+    import torch
+
+    if "gpu" in setting and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    file = write_study(tmp_path, tmp_path / "run")
+    code, _, err = moeseg("study", file, "--set", setting)
+    assert code in (1, 2)
+    assert expected in err
+    assert not (tmp_path / "run" / "models").exists()
+
+
+def test_no_validation_frames_are_told_before_any_training(moeseg: Command, tmp_path: Path) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    manifest = tmp_path / "manifest.csv"
+    lines = [line for line in manifest.read_text().splitlines() if ",val," not in line]
+    manifest.write_text("\n".join(lines) + "\n")
+    code, _, err = moeseg("study", file)
+    assert code == 2
+    assert "training.choose: last" in err
+    code, _, err = moeseg("study", file, "--set", "training.choose=last")
+    assert code == 2
+    assert "gate.choose: last" in err
+
+
+def test_models_of_two_sizes_need_a_size(moeseg: Command, study_run: Run, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    info = {"taxonomy": study_run.catalogue.taxonomy.to_json(), "size": [48, 64]}
+    save(build_expert({"name": "tiny:TinyExpert"}), other, info=info)
+    words = ["evaluate", study_run.model("expert-day"), other, "--data", data_of(study_run)]
+    code, _, err = moeseg(*words, "--subset", "day")
+    assert code == 2
+    assert "eval.size" in err
+    rows = tmp_path / "rows.jsonl"
+    code, _, err = moeseg("evaluate", other, *words[3:], "--subset", "day", "--out", rows)
+    assert code == 0, err
+    assert {tuple(row["size"]) for row in read_rows(rows)} == {(48, 64)}
+
+
+def test_a_model_without_taxonomy_is_explained(moeseg: Command, tmp_path: Path) -> None:
+    save(build_expert({"name": "tiny:TinyExpert"}), tmp_path / "bare")
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    code, _, err = moeseg("predict", tmp_path / "bare", tmp_path / "a.png", "--out", tmp_path / "p")
+    assert code == 1
+    assert "taxonomy" in err
+
+
+def test_a_portrait_photo_is_predicted_upright(
+    moeseg: Command, study_run: Run, tmp_path: Path
+) -> None:
+    stored = Image.fromarray(np.zeros((30, 50, 3), np.uint8))
+    exif = stored.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    stored.save(tmp_path / "a.jpg", exif=exif)
+    words = ("predict", study_run.model("expert-day"), tmp_path / "a.jpg", "--out", tmp_path / "p")
+    code, _, err = moeseg(*words)
+    assert code == 0, err
+    assert np.asarray(Image.open(tmp_path / "p" / "a_mask.png")).shape == (50, 30, 3)

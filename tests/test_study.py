@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,6 +193,18 @@ def test_a_killed_run_goes_on_and_ends_at_the_same_weights(finished: Run, tmp_pa
         assert all(torch.equal(value, theirs[key]) for key, value in ours.items()), name
 
 
+def test_a_remade_expert_makes_stale_what_hangs_on_it(tmp_path: Path) -> None:
+    run = Run(load_study(write_study(tmp_path, tmp_path / "run")))
+    run_study(run)
+    shutil.rmtree(run.model("expert-day"))
+    shutil.rmtree(run.log("expert-day"))
+    run_study(run, ["expert-day"])
+    left = {name for name, state in states(run).items() if state != "done"}
+    assert left == {"ensembles", "cache", "gates", "evaluate", "table", "sheet"}
+    run_study(run)
+    assert set(states(run).values()) == {"done"}
+
+
 def test_plan_lists_every_stage_with_its_cost(finished: Run, tmp_path: Path) -> None:
     done = plan(finished)
     assert [state for _, state, _ in done] == ["done"] * len(done)
@@ -208,14 +221,13 @@ def test_only_makes_what_a_model_stands_on(finished: Run, tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "run" / "models").iterdir()] == ["expert-dusk"]
 
 
-def test_torchrun_trains_one_network_in_two_processes(tmp_path: Path) -> None:
+def test_torchrun_carries_out_a_study_in_two_processes(tmp_path: Path) -> None:
     file = write_study(tmp_path, tmp_path / "run")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
             *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
-            *("-m", "moeseg", "train", str(file), "--only", "expert-day"),
-            *("--set", "training.devices=2"),
+            *("-m", "moeseg", "study", str(file), "--set", "training.devices=2"),
         ],
         capture_output=True,
         text=True,
@@ -224,10 +236,11 @@ def test_torchrun_trains_one_network_in_two_processes(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    run = Run(load_study(file))
-    assert states(run)["train-expert-day"] == "done"
-    assert moeseg.load(run.model("expert-day"))  # type: ignore[operator]
-    assert done.stderr.count("training on 8 frames") == 1
+    run = Run(load_study(file, ["training.devices=2"]))
+    assert set(states(run).values()) == {"done"}
+    rows = read_rows(run.folder / "results.jsonl")
+    assert {row["images"] for row in rows if row["subset"] == "day+dusk"} == {8}
+    assert done.stderr.count("training on 8 frames") == 2  # rank 0 tells of each expert once
 
 
 def test_an_expert_can_be_given_by_path(finished: Run, tmp_path: Path) -> None:

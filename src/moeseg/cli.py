@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 import moeseg
-from moeseg.errors import MoesegError, UsageError
+from moeseg.errors import MoesegError, UsageError, message_of
 
 if TYPE_CHECKING:
     from moeseg.run import Run
@@ -47,12 +47,15 @@ def main() -> None:
     """Run a command and turn errors into messages and exit codes."""
     try:
         app()
-    except MoesegError as error:
-        print(f"moeseg: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("moeseg: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        message = message_of(error)
+        if message is None:
+            raise
+        print(f"moeseg: {message}", file=sys.stderr)
+        sys.exit(error.exit_code if isinstance(error, MoesegError) else 1)
 
 
 @app.command()
@@ -71,6 +74,7 @@ def study(
     """
     from moeseg.evaluation.rows import read_rows
     from moeseg.evaluation.table import render_terminal
+    from moeseg.run import rank
     from moeseg.study import run_study
 
     run = _open(file, out, set_)
@@ -78,6 +82,8 @@ def study(
         _print_plan(run)
         return
     run_study(run)
+    if rank() > 0:
+        return
     _show(render_terminal(read_rows(run.folder / "results.jsonl"), run.study.published))
     _tell(f"table: {run.folder / 'table.md'}   frames: {run.folder / 'frames.png'}")
 

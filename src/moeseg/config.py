@@ -168,7 +168,7 @@ class TrainingConfig(Strict):
     early_stopping: Positive | None = None
     """Stop after so many epochs without a lower validation loss."""
     val_every: Positive = 1
-    """Epochs between validations."""
+    """Epochs between validations; `choose: best` chooses among the validated ones."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = "32-true"
     """`auto` is bf16-mixed where the processor computes bfloat16 itself, else 32-true."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
@@ -340,6 +340,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         raise UsageError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise UsageError(f"{path}: expected a mapping of settings, got {type(raw).__name__}")
+    raw = _unaliased(raw)
     for item in overrides:
         _override(raw, item)
     return parse_study(raw, str(path))
@@ -378,6 +379,13 @@ def _laid_over(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         nested = isinstance(below, dict) and isinstance(value, Mapping)
         merged[key] = _laid_over(below, value) if nested and below is not None else value
     return merged
+
+
+def _unaliased(value: Any) -> Any:  # noqa: ANN401 - whatever YAML holds
+    """Copy nested values so that no two places share one, as YAML's anchors make them."""
+    if isinstance(value, dict):
+        return {key: _unaliased(inner) for key, inner in value.items()}
+    return [_unaliased(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _override(raw: dict[str, Any], item: str) -> None:

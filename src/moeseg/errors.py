@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -27,6 +28,18 @@ class DataError(MoesegError):
 
 class CheckpointError(MoesegError):
     """A stored model does not fit the place it is loaded into."""
+
+
+def message_of(error: BaseException) -> str | None:
+    """Return what to tell a user, or None for a failure that is not of moeseg's own.
+
+    A loader worker and a spawned process send their error as text behind a traceback; the message
+    is what follows the last name of one of our errors in it.
+    """
+    found = list(re.finditer(r"^moeseg(?:\.\w+)+: ", str(error), re.MULTILINE))
+    if found:
+        return str(error)[found[-1].end() :].strip()
+    return str(error) if isinstance(error, MoesegError) else None
 
 
 def unknown_name(what: str, got: str, choices: Iterable[str]) -> str:

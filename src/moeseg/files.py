@@ -33,10 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             remove(unfinished)
     except OSError as error:
-        raise MoesegError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder, "
-            "then run the same command again: it goes on from what is finished"
-        ) from error
+        raise _unwritable(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -48,11 +45,14 @@ def write_text(path: Path, text: str) -> None:
 def append_csv(path: Path, row: Mapping[str, Any]) -> None:
     """Append one row to a CSV, with a header line where the file is new."""
     new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    try:
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def remove(path: Path) -> None:
@@ -76,3 +76,10 @@ def fingerprint(value: Any) -> str:  # noqa: ANN401 - anything that JSON can hol
     """Return the hex SHA-256 of a JSON-ready value."""
     text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _unwritable(path: Path, error: OSError) -> MoesegError:
+    return MoesegError(
+        f"cannot write {path}: {error.strerror or error}; free space or choose another folder, "
+        "then run the same command again: it goes on from what is finished"
+    )

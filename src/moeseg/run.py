@@ -127,11 +127,16 @@ class Run:
         Raises:
             UsageError: another run is at work there.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_folder()
         lock = FileLock(self.folder / ".lock")
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
-        except Timeout as error:
+        except OSError as error:
+            if not isinstance(error, Timeout):
+                raise UsageError(
+                    f"--out: cannot work in {self.folder}: {error.strerror or error}"
+                ) from error
             raise UsageError(
                 f"another run is at work in {self.folder}: wait until it ends, or choose another "
                 "folder with --out"
@@ -140,6 +145,17 @@ class Run:
             yield
         finally:
             lock.release()
+
+    def _check_folder(self) -> None:
+        """Refuse a folder with files of somebody else, which a run might replace."""
+        if not self.folder.is_dir():
+            return
+        names = {path.name for path in self.folder.iterdir()} - {".lock"}
+        if names and not names & {"study.yaml", "stages", "scenes"}:
+            raise UsageError(
+                f"--out: {self.folder} holds files that are not of a run, e.g. {min(names)}: name "
+                "a new folder, or that of an earlier run"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,26 +231,39 @@ class Ledger:
         if state in ("stale", "missing"):
             for path in (*stage.outputs(self.run), *stage.scratch(self.run)):
                 remove(path)
+        self._forget_dependants(stage.name)
         spent = self.record(stage).get("seconds", 0.0) if state == "started" else 0.0
         self._note(stage, mark, finished=False, seconds=spent)
         began = time.monotonic()
         stage.make(self.run)
         self._note(stage, mark, finished=True, seconds=spent + time.monotonic() - began)
 
+    def _forget_dependants(self, name: str) -> None:
+        """Make stale what was made from an output that is about to change."""
+        for other in self.stages.values():
+            if name in other.needs:
+                remove(self._path(other))
+                self._forget_dependants(other.name)
+
     def follow(self, stage: Stage) -> None:
         """Take part in a stage that rank 0 carries out, or wait for it, as another rank."""
         mark = self.fingerprint(stage)
-        while (note := self.record(stage)).get("fingerprint") != mark or not (
-            note["finished"] or stage.parallel
-        ):
+        while True:
+            note = self.record(stage)
+            if note.get("fingerprint") == mark:
+                if not note["finished"] and stage.parallel:
+                    break
+                if note["finished"] and all(p.exists() for p in stage.outputs(self.run)):
+                    return
             time.sleep(_POLL_SECONDS)
-        if not note["finished"]:
-            stage.make(self.run)
+        stage.make(self.run)
 
     def _note(self, stage: Stage, mark: str, *, finished: bool, seconds: float) -> None:
         note = {"fingerprint": mark, "finished": finished, "seconds": round(seconds, 1)}
-        path = self.run.folder / "stages" / f"{stage.name}.json"
-        write_text(path, json.dumps(note | {"version": __version__}))
+        write_text(self._path(stage), json.dumps(note | {"version": __version__}))
+
+    def _path(self, stage: Stage) -> Path:
+        return self.run.folder / "stages" / f"{stage.name}.json"
 
 
 def _bytes(path: Path | None) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import torch.distributed as dist
 import yaml
 
 from moeseg.data.open import render_scenes, scenes_folder, synthetic_spec
@@ -45,6 +47,7 @@ def run_study(run: Run, only: Sequence[str] | None = None) -> None:
         parallel = [name for name, stage in wanted.items() if stage.parallel]
         for name in _with_needs(book, parallel):
             book.follow(book.stages[name])
+        _leave_group()
         return
     with run.locked():
         settings = run.study.model_dump(mode="json")
@@ -55,8 +58,16 @@ def run_study(run: Run, only: Sequence[str] | None = None) -> None:
                 say(f"{head}: done before")
                 continue
             say(head)
+            if not stage.parallel:
+                _leave_group()
             book.make(stage)
             say(f"{head}: {book.record(stage)['seconds']:.0f} s")
+
+
+def _leave_group() -> None:
+    """Close the process group of launched ranks; what follows is rank 0's alone."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def plan(run: Run) -> list[tuple[str, str, Cost]]:
@@ -101,10 +112,15 @@ def _scenes_stage() -> Stage:
         name="scenes",
         make=lambda run: render_scenes(run.study.data, run.folder),
         inputs=lambda run: synthetic_spec(run.study.data).as_json(),
-        outputs=lambda run: [scenes_folder(run.study.data, run.folder) / "spec.json"],
-        scratch=lambda run: [scenes_folder(run.study.data, run.folder)],
+        # a folder that the user named may serve several runs: nothing in it is ever removed
+        outputs=lambda run: [] if run.study.data.root else [_own_scenes(run) / "spec.json"],
+        scratch=lambda run: [] if run.study.data.root else [_own_scenes(run)],
         cost=_scenes_cost,
     )
+
+
+def _own_scenes(run: Run) -> Path:
+    return scenes_folder(run.study.data, run.folder)
 
 
 def _scenes_cost(run: Run) -> Cost:

@@ -18,7 +18,7 @@ from moeseg.data.prepare import read_prepared
 from moeseg.data.synthetic import SyntheticSpec, plan_drives, write_dataset
 from moeseg.data.taxonomy import Taxonomy
 from moeseg.data.transforms import Augment
-from moeseg.errors import UsageError
+from moeseg.errors import DataError, UsageError
 from moeseg.progress import counter
 from moeseg.types import Frame, Size
 
@@ -79,9 +79,17 @@ def scenes_folder(config: DataConfig, folder: Path) -> Path:
 
 def render_scenes(config: DataConfig, folder: Path) -> None:
     """Write the synthetic scenes that the settings describe; those already there are kept."""
+    root = scenes_folder(config, folder)
+    ours = any((root / name).exists() for name in ("spec.json", "spec.partial.json"))
+    if (root.exists() and not root.is_dir()) or (
+        not ours and root.is_dir() and any(root.iterdir())
+    ):
+        raise DataError(
+            f"data.root: {root} holds files that are not rendered scenes; name a new folder for them"
+        )
     spec = synthetic_spec(config)
     with counter("rendering scenes") as progress:
-        write_dataset(scenes_folder(config, folder), spec, progress=progress)
+        write_dataset(root, spec, progress=progress)
 
 
 def synthetic_spec(config: DataConfig) -> SyntheticSpec:

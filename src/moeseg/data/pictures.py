@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from moeseg.errors import DataError
 from moeseg.files import replacing
@@ -33,8 +33,12 @@ class WrongSize(DataError):  # noqa: N818
     """A label does not have the size of its photo."""
 
 
-def read_rgb(path: Path) -> Pixels:
+def read_rgb(path: Path, *, upright: bool = False) -> Pixels:
     """Read a picture as RGB.
+
+    Args:
+        path: the file.
+        upright: turn it as its EXIF orientation says; labels fit the pixels as they are stored.
 
     Returns:
         (H, W, 3) uint8.
@@ -50,6 +54,8 @@ def read_rgb(path: Path) -> Pixels:
             )
         # a palette with transparency warns unless it passes through RGBA
         through = picture.convert("RGBA") if "transparency" in picture.info else picture
+        if upright:
+            through = ImageOps.exif_transpose(through)
         return np.array(through if through.mode == "RGB" else through.convert("RGB"))
 
 

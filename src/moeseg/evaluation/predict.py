@@ -10,7 +10,7 @@ import torch
 
 from moeseg.data import Taxonomy, read_rgb, resize_image, write_png
 from moeseg.data.transforms import unit_range
-from moeseg.errors import UsageError
+from moeseg.errors import CheckpointError, UsageError
 from moeseg.evaluation.sheet import overlay
 from moeseg.models import Model, load, read_info, resize
 from moeseg.types import Size
@@ -47,11 +47,11 @@ def predict_files(
             "masks would overwrite each other; predict them into separate folders with --out"
         )
     info = read_info(model_folder)
-    taxonomy = Taxonomy.from_json(info["taxonomy"], str(model_folder))
+    taxonomy = model_taxonomy(model_folder)
     seen_at: Size = size or (int(info["size"][0]), int(info["size"][1]))
     model = load(model_folder)
     for path in images:
-        photo = read_rgb(path)
+        photo = read_rgb(path, upright=True)
         ids = predict_ids(model, torch.from_numpy(photo).permute(2, 0, 1), seen_at)
         mask = taxonomy.decode(ids.numpy())
         write_png(out / f"{path.stem}_ids.png", ids.numpy())
@@ -65,6 +65,23 @@ def predict_files(
             for i in largest[:3]
         )
         yield f"{path}: {shares} -> {out / path.stem}_mask.png"
+
+
+def model_taxonomy(folder: Path) -> Taxonomy:
+    """Return the classes and colours that a model was saved with.
+
+    Raises:
+        CheckpointError: no model, or one saved without taxonomy and size.
+    """
+    info = read_info(folder)
+    absent = [key for key in ("taxonomy", "size") if key not in info]
+    if absent:
+        raise CheckpointError(
+            f"{folder}: expected a model saved with its taxonomy and size, got no "
+            f"{' and no '.join(absent)}: save it with info={{'taxonomy': taxonomy.to_json(), "
+            "'size': [H, W]}"
+        )
+    return Taxonomy.from_json(info["taxonomy"], str(folder))
 
 
 @torch.inference_mode()

@@ -13,15 +13,16 @@ from moeseg.data import Taxonomy
 from moeseg.errors import CheckpointError, UsageError
 from moeseg.evaluation.collectors import SegmentationCollector, difference_rows
 from moeseg.evaluation.intervals import Blocks
+from moeseg.evaluation.predict import model_taxonomy
 from moeseg.evaluation.rows import read_rows, write_rows
 from moeseg.evaluation.runner import evaluating, run_models
 from moeseg.evaluation.sheet import SheetRow, contact_sheet, photo
 from moeseg.evaluation.table import write_tables
 from moeseg.files import fingerprint, replacing
-from moeseg.models import Expert, Model, load, read_info, weights_digest
+from moeseg.models import Expert, Model, load, read_info, referenced_experts, weights_digest
 from moeseg.run import Cost, Run, Stage
 from moeseg.training.cost import expected_seconds, planned_flops
-from moeseg.types import Frame, Prediction, Row
+from moeseg.types import Frame, Prediction, Row, Size
 
 
 def evaluation_stages(run: Run) -> list[Stage]:
@@ -53,8 +54,8 @@ def evaluation_stages(run: Run) -> list[Stage]:
         Stage(
             name="sheet",
             make=_make_sheet,
-            inputs=lambda run: [run.study.eval.sheet, run.study.eval.split],
-            outputs=lambda run: [run.folder / "frames.png"],
+            inputs=_sheet_inputs,
+            outputs=lambda run: [run.folder / "frames.png"] if run.study.eval.sheet else [],
             needs=tuple(made),
         ),
     ]
@@ -79,13 +80,15 @@ def scored_subsets(run: Run) -> tuple[str, ...]:
     """Return the subsets and joins that get a row."""
     if run.study.eval.subsets is not None:
         return run.study.eval.subsets
-    return tuple(dict.fromkeys((*run.catalogue.subsets(run.study.eval.split), run.study.joined)))
+    present = run.catalogue.subsets(run.study.eval.split)
+    joined = [run.study.joined] if set(run.study.joined.split("+")) <= set(present) else []
+    return tuple(dict.fromkeys((*present, *joined)))
 
 
 def scored_frames(run: Run) -> tuple[Frame, ...]:
     """Return every frame that is scored, once."""
     single = dict.fromkeys(part for subset in scored_subsets(run) for part in subset.split("+"))
-    return tuple(f for name in single for f in run.frames(name, run.study.eval.split))
+    return tuple(f for name in single for f in run.catalogue.select(name, run.study.eval.split))
 
 
 def evaluate(
@@ -150,7 +153,13 @@ def row_base(run: Run, fingerprint: str) -> Row:
 
 def _inputs(run: Run) -> dict[str, Any]:
     settings = run.study.eval.model_dump(exclude={"batch_size", "sheet"}, exclude_defaults=True)
-    return {"eval": settings, "frames": run.frames_print(scored_frames(run))}
+    return {
+        "eval": settings,
+        "frames": run.frames_print(scored_frames(run)),
+        "size": run.eval_size,
+        "taxonomy": run.catalogue.taxonomy.to_json(),
+        "seed": run.study.seed,
+    }
 
 
 def _make_rows(run: Run) -> None:
@@ -174,12 +183,21 @@ def _cost(run: Run) -> Cost:
     return Cost(1.5 * expected_seconds(flops * len(scored_frames(run)), run.device), 1e6)
 
 
-def _make_sheet(run: Run) -> None:
-    per_subset = run.study.eval.sheet
+def _sheet_frames(run: Run) -> list[Frame]:
+    count = run.study.eval.sheet
     frames: list[Frame] = []
-    for subset in run.catalogue.subsets(run.study.eval.split) if per_subset else ():
-        listed = run.frames(subset, run.study.eval.split)
-        frames += [listed[(2 * i + 1) * len(listed) // (2 * per_subset)] for i in range(per_subset)]
+    for subset in run.catalogue.subsets(run.study.eval.split) if count else ():
+        listed = run.catalogue.select(subset, run.study.eval.split)
+        frames += [listed[(2 * i + 1) * len(listed) // (2 * count)] for i in range(count)]
+    return frames
+
+
+def _sheet_inputs(run: Run) -> dict[str, Any]:
+    return {"frames": run.frames_print(_sheet_frames(run)), "size": run.eval_size}
+
+
+def _make_sheet(run: Run) -> None:
+    frames = _sheet_frames(run)
     if not frames:
         return
     taxonomy = run.catalogue.taxonomy
@@ -231,7 +249,7 @@ def evaluate_saved(run: Run, folders: Sequence[Path], subsets: Sequence[str]) ->
     shared: dict[Path, Expert] = {}
     models = {}
     for name, folder in zip(names, folders, strict=True):
-        own = Taxonomy.from_json(read_info(folder)["taxonomy"], str(folder))
+        own = model_taxonomy(folder)
         if own.classes != wanted.classes:
             raise CheckpointError(
                 f"{folder}: expected a model of the data's taxonomy {wanted.name} ({len(wanted)} "
@@ -243,6 +261,23 @@ def evaluate_saved(run: Run, folders: Sequence[Path], subsets: Sequence[str]) ->
         for part in dict.fromkeys(part for subset in subsets for part in subset.split("+"))
         for frame in run.catalogue.select(part, run.study.eval.split)
     )
-    digests = [weights_digest(folder) for folder in folders]
-    base = row_base(run, fingerprint([digests, run.frames_print(frames), run.eval_size]))
+    size = run.study.eval.size or _common_size(folders)
+    run = Run(
+        run.study.model_copy(update={"eval": run.study.eval.model_copy(update={"size": size})})
+    )
+    digests = [
+        weights_digest(one) for folder in folders for one in (folder, *referenced_experts(folder))
+    ]
+    base = row_base(run, fingerprint([digests, run.frames_print(frames), size]))
     return evaluate(models, run, frames, subsets, base)
+
+
+def _common_size(folders: Sequence[Path]) -> Size:
+    sizes = {tuple(read_info(folder)["size"]) for folder in folders}
+    if len(sizes) > 1:
+        raise UsageError(
+            f"expected models of one training size, got {', '.join(map(str, sorted(sizes)))}: "
+            "say at which size to score them all with --set eval.size=[H,W]"
+        )
+    height, width = sizes.pop()
+    return int(height), int(width)

@@ -13,7 +13,14 @@ from moeseg.models.build import (
     build_model,
     describe,
 )
-from moeseg.models.checkpoint import load, load_weights, read_info, save, weights_digest
+from moeseg.models.checkpoint import (
+    load,
+    load_weights,
+    read_info,
+    referenced_experts,
+    save,
+    weights_digest,
+)
 from moeseg.models.expert import AdaptedExpert, Expert, Normalize, Segmenter, image_size, resize
 from moeseg.models.gates import Gate
 from moeseg.models.mixture import (
@@ -56,6 +63,7 @@ __all__ = [
     "load_weights",
     "new_head",
     "read_info",
+    "referenced_experts",
     "resize",
     "save",
     "weighted_sum",

@@ -139,10 +139,27 @@ def read_info(path: Path) -> dict[str, Any]:
     return info
 
 
+def referenced_experts(path: Path) -> list[Path]:
+    """Return the folders of the experts that the model in the folder `path` refers to.
+
+    Raises:
+        CheckpointError: not a model.
+    """
+    path = Path(path).absolute()
+    references = _document(path).get("references") or []
+    return [Path(os.path.normpath(path.resolve() / one["path"])) for one in references]
+
+
 def weights_digest(path: Path) -> str:
     """Return the SHA-256 (hex) of the weights file in the folder `path`."""
-    with (path / _WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with (path / _WEIGHTS).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: expected the folder of a moeseg model, got no readable {_WEIGHTS} in it "
+            f"({error.strerror}). Name a folder that `moeseg.save` or a study wrote."
+        ) from error
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from moeseg.data import EpochBatches, SegmentationDataset
 from moeseg.errors import MoesegError
 from moeseg.files import replacing, write_text
 from moeseg.models import Expert
-from moeseg.progress import track
+from moeseg.progress import say, track
 from moeseg.training.loss import Points, draw_points, sample_logits
 from moeseg.types import ExpertOutput, Size
 
@@ -193,8 +193,7 @@ class CachedOutputs:
         self.seed = seed
         self.device = device
         self.batches = _batches(self.layout.frames, batch_size, seed, shuffle)
-        self._values = [_open(folder, "values", s) for s in range(self.layout.shards)]
-        self._labels = [_open(folder, "labels", s) for s in range(self.layout.shards)]
+        self.folder = folder
 
     def __len__(self) -> int:
         return len(self.batches(0))
@@ -211,9 +210,12 @@ class CachedOutputs:
 
     def _batch(self, records: Sequence[int]) -> GateBatch:
         places = [divmod(record, self.layout.per_shard) for record in records]
+        # opened for each batch: a large cache has more shards than a process may hold open
         values, labels = (
-            torch.from_numpy(np.stack([shards[s][i] for s, i in places])).to(self.device)
-            for shards in (self._values, self._labels)
+            torch.from_numpy(
+                np.stack([_open(self.folder, what, shard)[place] for shard, place in places])
+            ).to(self.device)
+            for what in ("values", "labels")
         )
         shapes = (*self.layout.gates, *self.layout.logits)
         parts = torch.split(values, [math.prod(shape) for shape in shapes], 1)
@@ -317,10 +319,10 @@ def _plan(
     layout = replace(whole, logits=logits, points=points)
     kept = layout.numbers * item + 8 * (2 * points + 1)
     if points and kept * layout.records > config.limit_gb * 1e9:
-        raise MoesegError(
-            f"the cache of expert outputs needs {kept * layout.records / 1e9:.1f} GB even with "
-            f"{points} pixels of each frame, over gate.cache.limit_gb = {config.limit_gb:g}: raise "
-            "the limit, lower gate.pixels, or set data.augment.flip: false"
+        say(
+            f"note: the cache of expert outputs takes {kept * layout.records / 1e9:.1f} GB even "
+            f"with only {points} pixels of each frame, over gate.cache.limit_gb = {config.limit_gb:g}; "
+            "lower gate.pixels or set data.augment.flip: false for a smaller one"
         )
     return replace(layout, per_shard=max(1, _SHARD_BYTES // (layout.numbers * item)))
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
@@ -33,7 +34,7 @@ from torch.utils.data import DataLoader
 
 from moeseg.config import TrainingConfig
 from moeseg.data import EpochBatches, SegmentationDataset
-from moeseg.errors import MoesegError
+from moeseg.errors import MoesegError, UsageError
 from moeseg.files import append_csv, replacing
 from moeseg.metrics import ConfusionMatrix, scores
 from moeseg.models import Expert
@@ -164,7 +165,13 @@ def train_expert(
     out.mkdir(parents=True, exist_ok=True)
     last = out / "last.ckpt"
     with _quiet():
-        trainer = _trainer(config, out, validated=val is not None)
+        try:
+            trainer = _trainer(config, out, validated=val is not None)
+        except MisconfigurationException as error:
+            raise UsageError(
+                f"training.accelerator: {config.accelerator} with training.devices: "
+                f"{config.devices} is not to be had on this machine: {error}"
+            ) from error
         trainer.fit(module, datamodule=feed, ckpt_path=str(last) if last.exists() else None)
     chosen = torch.load(out / f"{config.choose}.ckpt", map_location="cpu", weights_only=True)
     prefix = "expert."
@@ -174,11 +181,11 @@ def train_expert(
     return expert.cpu().eval()
 
 
-def resolve_precision(precision: str) -> str:
+def resolve_precision(precision: str, accelerator: str = "auto") -> str:
     """Return Lightning's name for a study's precision; `auto` asks the processor."""
     if precision != "auto":
         return precision
-    if torch.cuda.is_available():
+    if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if native else "32-true"
@@ -256,8 +263,17 @@ class _CleanDDP(DDPStrategy):
 
     def teardown(self) -> None:
         super().teardown()
-        if torch.distributed.is_initialized():
+        # launched ranks keep theirs for the next network: the study closes it
+        if not launched() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+class _EarlyStopping(EarlyStopping):
+    """Stays stopped: a run resumed after its last epoch must not train another."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 class _EpochLog(Callback):
@@ -272,7 +288,14 @@ class _EpochLog(Callback):
         if not trainer.is_global_zero:
             return
         seconds, self.began = time.monotonic() - self.began, time.monotonic()
-        values = {k: float(trainer.callback_metrics.get(k, math.nan)) for k in _LOGGED}
+        every = trainer.check_val_every_n_epoch or 1
+        fresh = (trainer.current_epoch + 1) % every == 0  # else the last validation's values stand
+        values = {
+            k: float(trainer.callback_metrics.get(k, math.nan))
+            if fresh or "val" not in k
+            else math.nan
+            for k in _LOGGED
+        }
         append_csv(
             self.path, {"epoch": trainer.current_epoch, "seconds": round(seconds, 2)} | values
         )
@@ -289,7 +312,7 @@ def _trainer(config: TrainingConfig, out: Path, *, validated: bool) -> L.Trainer
     }
     callbacks: list[Callback] = []
     if config.early_stopping:
-        callbacks.append(EarlyStopping("val/loss", patience=config.early_stopping))
+        callbacks.append(_EarlyStopping("val/loss", patience=config.early_stopping))
     if validated:
         callbacks.append(ModelCheckpoint(filename="best", monitor="val/miou", mode="max", **every))
     # after the best one, so that a run resumed from it knows which epoch was the best
@@ -304,11 +327,11 @@ def _trainer(config: TrainingConfig, out: Path, *, validated: bool) -> L.Trainer
         devices=config.devices,
         num_nodes=config.num_nodes,
         strategy=_strategy(config),
-        precision=resolve_precision(config.precision),  # type: ignore[arg-type]
+        precision=resolve_precision(config.precision, config.accelerator),  # type: ignore[arg-type]
         callbacks=callbacks,
         logger=TensorBoardLogger(out.parent, out.name, version=""),
         plugins=[_AtomicCheckpoints()],
-        check_val_every_n_epoch=config.val_every,
+        check_val_every_n_epoch=min(config.val_every, config.epochs),
         reload_dataloaders_every_n_epochs=1,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,

@@ -5,6 +5,7 @@ The batches come from a cache or from live experts (`cache.py`); the loss path i
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -199,12 +200,14 @@ def _save(fits: Mapping[str, _Fit], path: Path, epoch: int) -> None:
         }
         for name, fit in fits.items()
     }
+    content = io.BytesIO()  # torch turns a full disk into an error of its own
+    torch.save({"epoch": epoch, "fits": state}, content)
     with replacing(path) as unfinished:
-        torch.save({"epoch": epoch, "fits": state}, unfinished)
+        unfinished.write_bytes(content.getvalue())
 
 
 def _restore(fits: Mapping[str, _Fit], path: Path) -> int:
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     for name, fit in fits.items():
         stored = state["fits"][name]
         fit.part.load_state_dict(stored["part"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from moeseg.config import ExpertConfig
 from moeseg.data import class_weights, count_classes
+from moeseg.errors import CheckpointError, UsageError
 from moeseg.files import remove
 from moeseg.models import (
     Expert,
@@ -20,6 +22,7 @@ from moeseg.models import (
     build_mixture,
     load,
     load_weights,
+    read_info,
     save,
     weights_digest,
 )
@@ -60,7 +63,7 @@ def training_stages(run: Run) -> list[Stage]:
                 name="cache",
                 make=_make_cache,
                 inputs=_cache_inputs,
-                outputs=lambda run: [run.folder / "cache" / "train" / "layout.json"],
+                outputs=_cache_outputs,
                 scratch=lambda run: [run.folder / "cache"],
                 needs=experts,
                 cost=_cache_cost,
@@ -113,7 +116,7 @@ def _make_network(run: Run, network: str) -> None:
     weights = _config_of(run, network).weights
     expert = initial_network(run, network)
     if weights is not None:
-        load_weights(expert, weights)
+        load_weights(expert, _folder(weights))
     else:
         frames = network_frames(run, network)
         if rank() == 0:
@@ -146,7 +149,14 @@ def _network_inputs(run: Run, network: str) -> dict[str, Any]:
     config = _config_of(run, network)
     architecture = run.study.architecture_of(network).model_dump(exclude_defaults=True)
     if config.weights is not None:
-        return {"architecture": architecture, "weights": weights_digest(config.weights)}
+        _check_given(run, config.weights)
+        return {
+            "architecture": architecture,
+            "weights": weights_digest(_folder(config.weights)),
+            "seed": run.study.seed,
+            **_data_inputs(run),
+        }
+    _check_choice(run, network)
     # a GPU trains the same network; more processes make larger steps, so they count
     training = run.study.training_of(network).model_dump(
         exclude_defaults=True, exclude={"accelerator"}
@@ -159,6 +169,31 @@ def _network_inputs(run: Run, network: str) -> dict[str, Any]:
         "seed": run.study.seed,
         **_data_inputs(run),
     }
+
+
+def _folder(weights: Path) -> Path:
+    """Return the model's folder where a study names the weights file in it."""
+    return weights.parent if weights.is_file() else weights
+
+
+def _check_given(run: Run, weights: Path) -> None:
+    given = read_info(_folder(weights)).get("taxonomy")
+    wanted = run.catalogue.taxonomy
+    if given is not None and tuple(c["name"] for c in given["classes"]) != wanted.classes:
+        raise CheckpointError(
+            f"{weights}: expected a model of the data's taxonomy {wanted.name}, got one of "
+            f"{given['name']} ({len(given['classes'])} classes); set data.taxonomy to the model's"
+        )
+
+
+def _check_choice(run: Run, network: str) -> None:
+    config = run.study.training_of(network)
+    subset = run.study.subset_of(network)
+    if (config.choose == "best" or config.early_stopping) and not run.frames(subset, "val"):
+        raise UsageError(
+            f"{network}: training.choose: best and early_stopping need validation frames, and "
+            f"{subset} has none: set training.choose: last and early_stopping: null"
+        )
 
 
 def _data_inputs(run: Run) -> dict[str, Any]:
@@ -216,6 +251,11 @@ def _frozen_experts(run: Run) -> list[Expert]:
     for expert in experts:
         expert.requires_grad_(False)
     return experts
+
+
+def _cache_outputs(run: Run) -> list[Path]:
+    parts = ["train", *(["val"] if run.frames(run.study.joined, "val") else [])]
+    return [run.folder / "cache" / part / "layout.json" for part in parts]
 
 
 def _cache_inputs(run: Run) -> dict[str, Any]:
@@ -278,7 +318,13 @@ def _gate_inputs(run: Run) -> dict[str, Any]:
         name: mixture.model_dump(exclude_defaults=True)
         for name, mixture in run.study.mixtures.items()
     }
-    return {"gate": gate, "mixtures": mixtures, **_cache_inputs(run), **_data_inputs(run)}
+    if run.study.gate.choose == "best" and not run.frames(run.study.joined, "val"):
+        raise UsageError(
+            f"gate.choose: best needs validation frames, and {run.study.joined} has none: set "
+            "gate.choose: last"
+        )
+    weighting = {"class_weights": run.study.training.class_weights}
+    return {"gate": gate, "mixtures": mixtures} | weighting | _cache_inputs(run) | _data_inputs(run)
 
 
 def _gate_source(run: Run, part: str, experts: Sequence[Expert]) -> GateSource | None:

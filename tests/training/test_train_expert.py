@@ -60,7 +60,7 @@ def test_training_lowers_the_loss_and_logs_every_epoch(data: Path, tmp_path: Pat
 
 def test_best_is_the_epoch_of_the_highest_validation_miou(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "log"
-    optimizer = {"name": "sgd", "lr": 0.9, "schedule": "constant"}  # unsteady on purpose
+    optimizer = {"name": "sgd", "lr": 0.3, "schedule": "constant"}  # unsteady on purpose
     config = settings(epochs=6, optimizer=optimizer, choose="best")
     train_expert(tiny_expert(0), frames(data, "train"), frames(data, "val"), config, out)
     found = torch.load(out / "best.ckpt", weights_only=True)
@@ -159,6 +159,29 @@ def test_early_stopping_ends_before_the_last_epoch(data: Path, tmp_path: Path) -
     assert 2 < len(logged(tmp_path / "log")) < 10
 
 
+def test_a_stopped_training_stays_stopped(data: Path, tmp_path: Path) -> None:
+    optimizer = {"name": "sgd", "lr": 1e-9, "schedule": "constant"}
+    config = settings(epochs=30, optimizer=optimizer, early_stopping=1, choose="last")
+    lengths = []
+    for _ in range(2):
+        expert = tiny_expert(0)
+        for module in expert.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 0.0
+        train_expert(expert, frames(data, "train"), frames(data, "val"), config, tmp_path / "log")
+        lengths.append(len(logged(tmp_path / "log")))
+    assert lengths[0] == lengths[1] < 30
+
+
+def test_validation_every_few_epochs_is_not_logged_twice(data: Path, tmp_path: Path) -> None:
+    config = settings(epochs=3, val_every=2)
+    train_expert(
+        tiny_expert(0), frames(data, "train"), frames(data, "val"), config, tmp_path / "log"
+    )
+    mious = [row["val/miou"] for row in logged(tmp_path / "log")]
+    assert [miou == "nan" for miou in mious] == [True, False, True]
+
+
 def test_precision_auto_is_a_precision() -> None:
     assert resolve_precision("auto") in ("32-true", "bf16-mixed", "16-mixed")
     assert resolve_precision("32-true") == "32-true"
@@ -172,7 +195,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = {sys.path!r}
 import torch
-from training.test_expert import frames, settings
+from training.test_train_expert import frames, settings
 from moeseg.training.expert import train_expert
 from tiny import tiny_expert
 
