@@ -87,15 +87,19 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "by channel over encode",
                 ratios(seconds["channel by channel"], table),
                 "x faster",
-                at_least=20,
             ),
             figure(
                 "(rgb == colour).all(-1) over encode",
                 ratios(seconds["whole pixels"], table),
                 "x faster",
+                at_least=20,
             ),
         ],
-        ["`encode` also finds unknown colours; the comparisons leave them at 255."],
+        [
+            "`encode` also finds unknown colours; the comparisons leave them at 255.",
+            "The goal is against the way such code is written, one comparison of the frame with "
+            "each colour; on separate contiguous planes the comparisons vectorise far better.",
+        ],
     )
 
 

@@ -81,11 +81,9 @@ def render_scenes(config: DataConfig, folder: Path) -> None:
     """Write the synthetic scenes that the settings describe; those already there are kept."""
     root = scenes_folder(config, folder)
     ours = any((root / name).exists() for name in ("spec.json", "spec.partial.json"))
-    if (root.exists() and not root.is_dir()) or (
-        not ours and root.is_dir() and any(root.iterdir())
-    ):
+    if root.is_dir() and any(root.iterdir()) and not ours:
         raise DataError(
-            f"data.root: {root} holds files that are not rendered scenes; name a new folder for them"
+            f"data.root: {root} holds files that are not rendered scenes; name a new folder"
         )
     spec = synthetic_spec(config)
     with counter("rendering scenes") as progress:

@@ -321,8 +321,8 @@ def _plan(
     if points and kept * layout.records > config.limit_gb * 1e9:
         say(
             f"note: the cache of expert outputs takes {kept * layout.records / 1e9:.1f} GB even "
-            f"with only {points} pixels of each frame, over gate.cache.limit_gb = {config.limit_gb:g}; "
-            "lower gate.pixels or set data.augment.flip: false for a smaller one"
+            f"with only {points} pixels of each frame, over gate.cache.limit_gb = "
+            f"{config.limit_gb:g}; lower gate.pixels or set data.augment.flip: false"
         )
     return replace(layout, per_shard=max(1, _SHARD_BYTES // (layout.numbers * item)))
 
