@@ -41,13 +41,20 @@ def weighted_sum(logits: Sequence[Tensor], weights: Tensor) -> Tensor:
     return total
 
 
-def combine_weighted(logits: Sequence[Tensor], weights: Tensor, size: Size) -> Tensor:
+def combine_weighted(
+    logits: Sequence[Tensor],
+    weights: Tensor,
+    size: Size,
+    *,
+    memory_format: torch.memory_format = torch.preserve_format,
+) -> Tensor:
     """Weighted sum of experts' maps (B, C, h, w) of any grids, at `size` (H, W).
 
     Args:
         logits: of each expert, at its own decoder resolution.
         weights: (B, E, K), K either 1 or C.
         size: (H, W) of the result.
+        memory_format: of the result, taken on at decoder resolution where that costs least.
 
     Returns:
         (B, C, H, W).
@@ -55,10 +62,8 @@ def combine_weighted(logits: Sequence[Tensor], weights: Tensor, size: Size) -> T
     groups: dict[Size, list[int]] = {}
     for number, one in enumerate(logits):
         groups.setdefault(image_size(one), []).append(number)
-    parts = [
-        resize(weighted_sum([logits[n] for n in members], weights[:, members]), size)
-        for members in groups.values()
-    ]
+    sums = [weighted_sum([logits[n] for n in m], weights[:, m]) for m in groups.values()]
+    parts = [resize(one.to(memory_format=memory_format), size) for one in sums]
     total = parts[0]
     for part in parts[1:]:
         total = total + part
@@ -207,9 +212,11 @@ class Mixture(nn.Module):
         """Weight and sum the experts' outputs at `size` (H, W); see `Segmenter.combine`."""
         logits = _logits(outputs, self.members)
         weights = self.gate([output.gate for output in outputs])  # (B, E, K)
-        total = combine_weighted(logits, weights, size)
-        if self.head is not None:
-            total = self.head(total)
+        if self.head is None:
+            total = combine_weighted(logits, weights, size)
+        else:  # a convolution at full size is quicker over channels-last memory
+            last = torch.channels_last
+            total = self.head(combine_weighted(logits, weights, size, memory_format=last))
         every = _full_size(logits, size) if expert_logits else None
         return Prediction(total, weights, every)
 
