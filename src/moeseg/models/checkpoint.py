@@ -157,8 +157,8 @@ def weights_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(
-            f"{path / _WEIGHTS}: expected the weights of a moeseg model, got {error.strerror}. Name "
-            "a folder that `moeseg.save` or a study wrote."
+            f"{path / _WEIGHTS}: expected the weights of a moeseg model, got {error.strerror}. "
+            "Name a folder that `moeseg.save` or a study wrote."
         ) from error
 
 
