@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from measure import figure, folder_bytes, interleaved, parse, parser, ratios, report, scaled
 from moeseg.config import ArchitectureConfig, CacheConfig, GateConfig
 from moeseg.models import Expert, Mixture
@@ -25,7 +23,7 @@ from moeseg.training.cache import (
     GateSource,
     LiveOutputs,
     build_cache,
-    record_bytes,
+    plan_cache,
 )
 from moeseg.training.cost import forward_flops, planned_expert
 from moeseg.training.gate import train_gates
@@ -178,12 +176,19 @@ def planned(at: Settings) -> list[Expert]:
 
 def frame_bytes(experts: Sequence[Expert], size: Size, pixels: int) -> tuple[int, int]:
     """Return a frame's bytes in a float16 cache of whole maps, and of points with neighbours."""
-    whole = record_bytes(experts, size, CacheConfig())
-    with torch.no_grad():
-        image = torch.zeros(1, 3, *size, device="meta")
-        features = sum(expert.features(image).gate.numel() for expert in experts)
-    logits = len(experts) * 9 * pixels * experts[0].num_classes
-    return whole, 2 * (features + logits) + 8 * (2 * pixels + 1)
+    whole, points = (
+        plan_cache(
+            experts,
+            size,
+            1,
+            CacheConfig(limit_gb=limit),
+            mirrored=False,
+            pixels=pixels,
+            neighbours=True,
+        ).bytes
+        for limit in (50.0, 1e-9)
+    )
+    return whole, points
 
 
 if __name__ == "__main__":

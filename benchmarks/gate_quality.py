@@ -114,7 +114,7 @@ def trained(run: Run, name: str) -> Expert:
 
 def cache(run: Run, experts: Sequence[Expert], folder: Path, *, train: bool) -> Path:
     """Cache the experts' outputs on the frames that gates are fitted or validated on."""
-    frames = gate_frames(run) if train else run.frames(run.study.joined, "val")
+    frames = gate_frames(run) if train else run.validation_frames(run.study.joined)
     mirrored = train and run.study.data.augment.flip
     build_cache(
         experts,

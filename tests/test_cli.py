@@ -16,6 +16,7 @@ from PIL import Image
 
 from moeseg import cli
 from moeseg.config import load_study
+from moeseg.data import read_a2d2
 from moeseg.evaluation.rows import read_rows
 from moeseg.models import build_expert, save
 from moeseg.run import Run
@@ -154,6 +155,19 @@ def test_check_names_what_is_wrong(moeseg: Command, tmp_path: Path) -> None:
         assert name in out
 
 
+def test_check_goes_over_lists_that_overlap(moeseg: Command, tmp_path: Path) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    manifest = tmp_path / "manifest.csv"
+    text = manifest.read_text()
+    twice = text.splitlines()[1].replace(",day,", ",dusk,")
+    leak = text.splitlines()[2].replace(",train,", ",test,")
+    manifest.write_text(f"{text}{twice}\n{leak}\n")
+    code, out, err = moeseg("data", "check", file)
+    assert code == 1, err
+    for name in ("day-train-0-00", "day-train-0-01", "two-subsets", "two-splits"):
+        assert name in out
+
+
 def test_prepared_data_train_like_the_original(moeseg: Command, tmp_path: Path) -> None:
     file = write_study(tmp_path, tmp_path / "run")
     code, out, err = moeseg("data", "prepare", file, "--out", tmp_path / "copy")
@@ -182,13 +196,12 @@ def test_render_writes_scenes_that_the_a2d2_reader_reads(moeseg: Command, tmp_pa
     settings["experts"] = {"highway": {}, "urban": {}}
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(settings))
-    run = Run(load_study(file))
-    planned = {frame.key: frame for frame in run.catalogue.frames}
     code, _, err = moeseg("data", "render", file)
     assert code == 0, err
-    read = {frame.key: frame for frame in Run(load_study(file)).catalogue.frames}
-    assert read == planned
-    assert all(frame.image.exists() and frame.label.exists() for frame in read.values())  # type: ignore[union-attr]
+    read = read_a2d2(tmp_path / "run" / "scenes").frames
+    assert set(read) == set(Run(load_study(file)).catalogue.frames)
+    assert len(read) == 4
+    assert all(frame.image.exists() and frame.label.exists() for frame in read)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("words", [["--help"], ["study", "--help"], ["data", "--help"]])

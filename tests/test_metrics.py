@@ -15,7 +15,8 @@ from moeseg.metrics import (
     class_ids,
     confusion_matrix,
     confusion_per_image,
-    miou_of,
+    marginals,
+    miou_of_marginals,
     scores,
 )
 
@@ -133,17 +134,17 @@ def test_counts_beyond_int32_and_float32() -> None:
     assert shell.compute().tolist() == [[2**40, 2**40 + 1], [2**40, 2**40]]
 
 
-def test_miou_of_is_the_headline_of_each() -> None:
+def test_miou_of_marginals_is_the_headline_of_each() -> None:
     generator = torch.Generator().manual_seed(0)
     confusions = torch.randint(0, 50, (5, 6, 6), generator=generator)
     confusions[1, 2] = 0  # a class predicted but absent from the ground truth
     confusions[3] = 0
-    values = miou_of(confusions)
+    values = miou_of_marginals(marginals(confusions))
     assert values.dtype == torch.float64
     for value, confusion in zip(values.tolist(), confusions, strict=True):
         expected = scores(confusion).miou
         assert np.isnan(value) if expected is None else value == pytest.approx(expected, abs=1e-15)
-    assert miou_of(confusions.view(1, 5, 6, 6)).shape == (1, 5)
+    assert miou_of_marginals(marginals(confusions.view(1, 5, 6, 6))).shape == (1, 5)
 
 
 def test_class_ids_take_the_first_of_equal_logits_in_any_layout() -> None:

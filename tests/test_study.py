@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import moeseg
-from moeseg.config import Study, load_study, parse_study
-from moeseg.errors import DataError
+from moeseg.config import EvalConfig, Study, load_study, parse_study
+from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.rows import read_rows, validate_row
-from moeseg.evaluation.stages import load_models, model_names
+from moeseg.evaluation.stages import load_models, model_names, scored_frames
 from moeseg.models import Mixture
 from moeseg.run import Run
 from moeseg.study import ledger, plan, run_study
@@ -25,6 +26,7 @@ from moeseg.training.stages import initial_network
 from moeseg.types import Frame
 from tiny import SIZE, study_settings, write_data, write_study
 
+FEW = {"channels": 3}
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
 
@@ -99,6 +101,15 @@ def test_outputs_are_there(finished: Run) -> None:
     assert Study.model_validate(load_study(finished.folder / "study.yaml")) == finished.study
 
 
+def test_a_sheet_shows_frames_of_every_subset(finished: Run) -> None:
+    assert {f.subset for f in scored_frames(finished)} == {"day", "dusk"}
+    with Image.open(finished.folder / "frames.png") as sheet:
+        assert sheet.width > 6 * SIZE[1]
+        assert sheet.height > 2 * SIZE[0]
+    none = finished.study.model_copy(update={"eval": EvalConfig(sheet=0)})
+    assert states(Run(none))["sheet"] != "started"
+
+
 def test_models_share_their_experts_when_loaded_together(finished: Run) -> None:
     models = load_models(finished)
     experts = {id(expert) for model in models.values() for expert in model.experts}
@@ -111,6 +122,25 @@ def test_a_second_run_does_nothing(finished: Run) -> None:
     assert set(states(finished).values()) == {"done"}
     run_study(Run(finished.study))
     assert before == {p: p.stat().st_mtime_ns for p in finished.folder.glob("models/*/*")}
+
+
+def test_a_second_run_on_scenes_does_nothing(tmp_path: Path) -> None:
+    drives = {"highway": {"train": 2, "val": 1, "test": 1}, "urban": {"train": 2, "test": 1}}
+    settings = study_settings(tmp_path, tmp_path / "run") | {
+        "data": {
+            "reader": "synthetic",
+            "size": [32, 48],
+            "workers": 0,
+            "synthetic": {"size": [32, 48], "drives": drives, "frames_per_drive": 2},
+        },
+        "architecture": {"name": "tiny:TinyExpert", "arguments": {"num_classes": 38}},
+        "experts": {"highway": {}, "urban": {"training": {"choose": "last"}}},
+        "mixtures": {"moe-simple": {"gate": "simple"}},
+    }
+    run = Run(parse_study(settings, "test"))
+    assert set(states(run).values()) == {"missing"}
+    run_study(run)
+    assert set(states(Run(run.study)).values()) == {"done"}
 
 
 def test_gates_were_trained_and_experts_left_alone(finished: Run) -> None:
@@ -155,6 +185,14 @@ def test_a_changed_setting_makes_just_what_hangs_on_it_stale(
     assert found == stale | always
 
 
+def test_changed_code_of_an_own_expert_makes_it_stale(
+    finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert states(Run(finished.study))["train-baseline"] == "done"
+    monkeypatch.setattr("moeseg.training.stages.own_source", lambda name: "class TinyExpert: ...")
+    assert states(Run(finished.study))["train-baseline"] == "stale"
+
+
 def test_a_changed_label_makes_its_readers_stale(tmp_path: Path) -> None:
     run = Run(load_study(write_study(tmp_path, tmp_path / "run")))
     stage = ledger(run).stages["train-expert-day"]
@@ -180,6 +218,8 @@ def test_a_killed_run_goes_on_and_ends_at_the_same_weights(finished: Run, tmp_pa
     deadline = time.monotonic() + 240
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
+    with pytest.raises(UsageError, match="another run is at work"):
+        run_study(Run(load_study(file)))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert last.exists(), "killed too early to test anything"
@@ -243,13 +283,35 @@ def test_torchrun_carries_out_a_study_in_two_processes(tmp_path: Path) -> None:
     assert done.stderr.count("training on 8 frames") == 2  # rank 0 tells of each expert once
 
 
-def test_an_expert_can_be_given_by_path(finished: Run, tmp_path: Path) -> None:
-    given = finished.model("expert-dusk")
+def test_three_experts_of_mixed_architectures_make_a_study(tmp_path: Path) -> None:
+    deeplab = {"name": "deeplabv3plus", "backbone": "mobilenet_v2", "channels": 8}
+    experts = {
+        "day": {},
+        "dusk": {"architecture": deeplab},
+        "both": {"subset": "day+dusk", "architecture": {"name": "frrn-a", "arguments": FEW}},
+    }
+    run = Run(load_study(write_study(tmp_path, tmp_path / "run", experts=experts)))
+    run_study(run)
+    mixture = load_models(run)["moe-classwise-conv"]
+    assert [expert.stride for expert in mixture.experts] == [8, 16, 16]
+    data = run.dataset(run.frames("dusk", "test"))
+    weights = mixture(data[0][0][None]).weights
+    assert weights is not None
+    assert weights.shape == (1, 3, 3)
+    assert torch.allclose(weights.sum(1), torch.ones(1, 3))
+    rows = read_rows(run.folder / "results.jsonl")
+    names = {row["architecture"] for row in rows if row["model"] == "moe-simple"}
+    assert names == {"tiny:TinyExpert+deeplabv3plus-mobilenet_v2+frrn-a"}
+
+
+@pytest.mark.parametrize("file", ["", "model.safetensors"])
+def test_an_expert_can_be_given_by_path(finished: Run, tmp_path: Path, file: str) -> None:
+    given = finished.model("expert-dusk") / file
     experts = {"day": {}, "dusk": {"weights": str(given)}}
     run = fresh(finished, tmp_path / "run", experts=experts)
     run_study(run, ["expert-dusk"])
     ours = moeseg.load(run.model("expert-dusk")).state_dict()  # type: ignore[operator]
-    theirs = moeseg.load(given).state_dict()  # type: ignore[operator]
+    theirs = moeseg.load(finished.model("expert-dusk")).state_dict()  # type: ignore[operator]
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
     assert not run.log("expert-dusk").exists()
 

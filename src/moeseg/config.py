@@ -85,8 +85,8 @@ class DataConfig(Strict):
     lists: Path | None = None
     """A2D2 only: folder with the published `<subset>_<split>_gt.txt`; null looks for `lists` or
     `splits` beside the data."""
-    taxonomy: str = "a2d2-38"
-    """A built-in label set or a YAML file."""
+    taxonomy: str | None = None
+    """A built-in label set or a YAML file; null is the data set's own. `manifest` has none."""
     labels: Literal["colours", "ids"] = "colours"
     """Manifest only: what a label picture holds."""
     size: Extent

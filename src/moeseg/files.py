@@ -33,7 +33,10 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             remove(unfinished)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise MoesegError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder, "
+            "then run the same command again: it goes on from what is finished"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,17 +45,30 @@ def write_text(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
-def append_csv(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one row to a CSV, with a header line where the file is new."""
-    new = not path.exists()
-    try:
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+def log_epoch(path: Path, row: Mapping[str, Any]) -> None:
+    """Put an epoch's row at the end of a CSV.
+
+    Rows of this epoch and later ones go: a run that was killed before its checkpoint makes them
+    again.
+
+    Args:
+        path: made if missing.
+        row: has `epoch`, counted from 0, and the same keys each time.
+
+    Raises:
+        MoesegError: the disk is full or the place cannot be written.
+    """
+    earlier: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            earlier = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
+    with (
+        replacing(path) as unfinished,
+        unfinished.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        writer.writeheader()
+        writer.writerows([*earlier, row])
 
 
 def remove(path: Path) -> None:
@@ -63,23 +79,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sha256_of(path: Path) -> str:
-    """Return the hex SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def fingerprint(value: Any) -> str:  # noqa: ANN401 - anything that JSON can hold
     """Return the hex SHA-256 of a JSON-ready value."""
     text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _unwritable(path: Path, error: OSError) -> MoesegError:
-    return MoesegError(
-        f"cannot write {path}: {error.strerror or error}; free space or choose another folder, "
-        "then run the same command again: it goes on from what is finished"
-    )

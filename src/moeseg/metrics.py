@@ -173,18 +173,6 @@ def marginals(confusions: Tensor) -> Tensor:
     return torch.stack([hits, confusions.sum(dim=-1), confusions.sum(dim=-2)], dim=-2)
 
 
-def miou_of(confusions: Tensor) -> Tensor:
-    """Return the headline mIoU of each of many confusion matrices.
-
-    Args:
-        confusions: (..., C, C) counts, row ground truth, column prediction.
-
-    Returns:
-        (...) float64 in 0..1; NaN where nothing was counted.
-    """
-    return miou_of_marginals(marginals(confusions))
-
-
 def miou_of_marginals(sums: Tensor) -> Tensor:
     """Return the headline mIoU, the mean over classes with ground truth, of `marginals`.
 

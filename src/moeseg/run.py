@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from moeseg import __version__
 from moeseg.config import Study
 from moeseg.data import Augment, Catalogue, SegmentationDataset
-from moeseg.data.open import make_dataset, open_catalogue
+from moeseg.data.open import open_catalogue
 from moeseg.errors import DataError, UsageError
 from moeseg.files import fingerprint, remove, write_text
 from moeseg.types import Frame, Size, Split
@@ -81,26 +81,24 @@ class Run:
         return self.folder / "training" / name
 
     def frames(self, subset: str, split: Split) -> tuple[Frame, ...]:
-        """Return the frames of a subset or join; empty where it has none in this split."""
-        names = set(self.catalogue.subsets(split))
-        if split == "val" and not names.issuperset(subset.split("+")):
-            subset = "+".join(name for name in subset.split("+") if name in names)
-            if not subset:
-                return ()
+        """Return the frames of a subset or join, of which each part must have some."""
         return self.catalogue.select(subset, split)
+
+    def validation_frames(self, subset: str) -> tuple[Frame, ...]:
+        """Return the validation frames of those parts of a join that have some."""
+        present = self.catalogue.subsets("val")
+        parts = [part for part in subset.split("+") if part in present]
+        return self.catalogue.select("+".join(parts), "val") if parts else ()
 
     def dataset(
         self, frames: Sequence[Frame], *, augmented: bool = False, size: Size | None = None
     ) -> SegmentationDataset:
         """Return a data set over frames at the training size or another."""
         settings = self.study.data.augment
-        augment = Augment(settings.flip, settings.scale, settings.jitter) if augmented else None
-        return make_dataset(
-            self.catalogue,
-            frames,
-            size or self.study.data.size,
-            augment=augment,
-            seed=self.study.seed,
+        augment = Augment(**settings.model_dump()) if augmented else None
+        size = size or self.study.data.size
+        return SegmentationDataset(
+            frames, self.catalogue.read_label, size, augment, self.study.seed
         )
 
     def frames_print(self, frames: Sequence[Frame]) -> str:

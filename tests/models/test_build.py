@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from moeseg.errors import CheckpointError, MoesegError, UsageError
 from moeseg.models import (
@@ -18,6 +18,7 @@ from moeseg.models import (
     build_model,
     describe,
 )
+from moeseg.types import Features
 
 SMALL: dict[str, Any] = {
     "name": "deeplabv3plus",
@@ -98,6 +99,12 @@ class OwnExpert(Expert):
     def __init__(self, num_classes: int, width: int = 2) -> None:
         super().__init__(num_classes=num_classes, gate_channels=width, stride=4)
         self.conv = nn.Conv2d(3, width, 1)
+
+    def features(self, images: Tensor) -> Features:
+        return Features(self.conv(images), (), (int(images.shape[2]), int(images.shape[3])))
+
+    def decode(self, features: Features) -> Tensor:
+        return features.gate
 
 
 def test_own_class_by_name() -> None:

@@ -9,8 +9,8 @@ import torch
 from moeseg.config import CacheConfig, GateConfig, OptimizerConfig
 from moeseg.data import SegmentationDataset, Taxonomy, read_manifest
 from moeseg.errors import MoesegError
-from moeseg.models import Expert, Mixture, build_mixture
-from moeseg.training.cache import CachedOutputs, GateSource, LiveOutputs, build_cache, record_bytes
+from moeseg.models import Expert, Mixture, build_expert, build_mixture
+from moeseg.training.cache import CachedOutputs, GateSource, LiveOutputs, build_cache, plan_cache
 from moeseg.training.gate import batch_losses, train_gates
 from tiny import SIZE, tiny_expert, write_data
 
@@ -210,14 +210,21 @@ def test_a_killed_cache_goes_on_and_ends_at_the_same_bytes(
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
 
-def test_record_bytes_are_what_the_cache_takes(
-    frames: SegmentationDataset, experts: list[Expert], tmp_path: Path
+@pytest.mark.parametrize("limit_gb", [50.0, 1e-9])
+def test_planned_bytes_are_what_the_cache_takes(
+    frames: SegmentationDataset, experts: list[Expert], tmp_path: Path, limit_gb: float
 ) -> None:
-    config = CacheConfig()
-    cached(experts, frames, tmp_path / "cache", config)
+    config = CacheConfig(limit_gb=limit_gb)
+    cached(experts, frames, tmp_path / "cache", config, mirrored=True)
+    with torch.device("meta"):
+        shapes = [build_expert({"name": "tiny:TinyExpert"}).eval() for _ in experts]
+    planned = plan_cache(
+        shapes, SIZE, len(frames), config, mirrored=True, pixels=64, neighbours=True
+    )
+    assert (planned.points > 0) == (limit_gb < 1)
     held = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.npy"))
     headers = 128 * len(list((tmp_path / "cache").glob("*.npy")))
-    assert held - headers == record_bytes(experts, SIZE, config) * len(frames)
+    assert held - headers == planned.bytes
 
 
 def test_half_precision_cache_is_close(

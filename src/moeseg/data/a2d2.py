@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
 
 from moeseg.data.catalogue import SPLITS, Catalogue
 from moeseg.data.labels import LabelFormat
 from moeseg.data.taxonomy import Taxonomy
-from moeseg.errors import DataError, UsageError, unknown_name
+from moeseg.errors import DataError
 from moeseg.types import Frame, Split
-
-A2D2Taxonomy = Literal["a2d2-38", "a2d2-11"]
 
 _FOLDER = "camera_lidar_semantic"
 _LIST = re.compile(r"(?P<subset>.+)_(?P<split>[^_]+)_gt\.txt")
@@ -24,30 +21,20 @@ _REPEATS = ("all", "highway-motorway", "highway-secondary")  # published joins a
 _SHOWN = 10  # malformed lines named in a message
 
 
-def read_a2d2(
-    root: Path,
-    lists: Path | None = None,
-    taxonomy: A2D2Taxonomy = "a2d2-38",
-    *,
-    strict: bool = True,
-) -> Catalogue:
-    """Read the frames of A2D2's front-centre camera that subset lists name.
+def read_a2d2(root: Path, lists: Path | None = None, *, strict: bool = True) -> Catalogue:
+    """Read the frames of A2D2's front-centre camera that subset lists name, in 38 classes.
 
     Args:
         root: the folder that holds ``camera_lidar_semantic``, or that folder itself.
         lists: folder of ``<subset>_<split>_gt.txt``; None looks for ``lists`` or ``splits`` beside
             the data. The published ``all_*`` (a join of others), ``highway-motorway_*`` and
             ``highway-secondary_*`` (parts of one) are skipped.
-        taxonomy: the label set that ids are given in.
         strict: refuse frames that stand in two places; only `check` looks at such data.
 
     Raises:
-        UsageError: unknown taxonomy.
         DataError: the data or its lists are not there, a list is empty, a line is malformed (all
             named with file and line), or lists overlap.
     """
-    if taxonomy not in ("a2d2-38", "a2d2-11"):
-        raise UsageError(unknown_name("A2D2 taxonomy", taxonomy, ("a2d2-38", "a2d2-11")))
     data = _data_folder(root)
     folder = _list_folder(root, data, lists)
     frames: list[Frame] = []
@@ -64,7 +51,7 @@ def read_a2d2(
         raise DataError("A2D2 lists: " + "; ".join(problems[:_SHOWN]) + more + ".")
     if not frames:
         raise DataError(f"{folder}: expected lists <subset>_<split>_gt.txt, got none. {_GET_LISTS}")
-    files = Taxonomy.load(taxonomy)
+    files = Taxonomy.load("a2d2-38")
     return Catalogue(
         "a2d2", tuple(frames), LabelFormat("colours", files, files), str(folder), strict
     )

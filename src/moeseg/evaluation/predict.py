@@ -12,6 +12,7 @@ from moeseg.data import Taxonomy, read_rgb, resize_image, write_png
 from moeseg.data.transforms import unit_range
 from moeseg.errors import CheckpointError, UsageError
 from moeseg.evaluation.sheet import overlay
+from moeseg.metrics import class_ids
 from moeseg.models import Model, load, read_info, resize
 from moeseg.types import Size
 
@@ -57,12 +58,10 @@ def predict_files(
         write_png(out / f"{path.stem}_ids.png", ids.numpy())
         write_png(out / f"{path.stem}_mask.png", mask)
         write_png(out / f"{path.stem}_overlay.png", overlay(photo, mask, alpha))
-        largest = torch.bincount(ids.flatten().long(), minlength=len(taxonomy)).argsort(
-            descending=True
-        )
+        counts = torch.bincount(ids.flatten(), minlength=len(taxonomy))
         shares = ", ".join(
-            f"{taxonomy.classes[int(i)]} {100 * (ids == i).float().mean():.0f} %"
-            for i in largest[:3]
+            f"{taxonomy.classes[int(i)]} {100 * int(counts[i]) / ids.numel():.0f} %"
+            for i in counts.argsort(descending=True)[:3]
         )
         yield f"{path}: {shares} -> {out / path.stem}_mask.png"
 
@@ -89,4 +88,4 @@ def predict_ids(model: Model, photo: torch.Tensor, size: Size) -> torch.Tensor:
     """Return the ids (H, W) uint8 of a photo (3, H, W) uint8 that the model sees at `size`."""
     image = unit_range(resize_image(photo, size))[None]  # (3, H, W) -> (1, 3, h, w)
     logits = resize(model(image).logits, (int(photo.shape[1]), int(photo.shape[2])))
-    return logits[0].argmax(0).to(torch.uint8)
+    return class_ids(logits)[0].to(torch.uint8)

@@ -26,7 +26,6 @@ def run_models(
     batch_size: int = 8,
     workers: int = 0,
     device: torch.device | str = "cpu",
-    expert_logits: bool = False,
 ) -> None:
     """Predict every frame with every model and hand each prediction to the model's collectors.
 
@@ -40,7 +39,6 @@ def run_models(
         batch_size: frames of one forward pass.
         workers: loader processes.
         device: where models run; they are moved there.
-        expert_logits: hand full-size logits of the single experts to the collectors too.
     """
     distributed = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
@@ -59,7 +57,7 @@ def run_models(
                 if not collectors.get(name):
                     continue
                 own = [outputs[id(expert)] for expert in model.experts]
-                prediction = model.combine(own, size, expert_logits=expert_logits)
+                prediction = model.combine(own, size)
                 for collector in collectors[name]:
                     collector.update(prediction, label, keys)
     for several in collectors.values():

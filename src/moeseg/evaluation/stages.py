@@ -19,10 +19,11 @@ from moeseg.evaluation.runner import evaluating, run_models
 from moeseg.evaluation.sheet import SheetRow, contact_sheet, photo
 from moeseg.evaluation.table import write_tables
 from moeseg.files import fingerprint, replacing
+from moeseg.metrics import class_ids
 from moeseg.models import Expert, Model, load, read_info, referenced_experts, weights_digest
 from moeseg.run import Cost, Run, Stage
 from moeseg.training.cost import expected_seconds, planned_flops
-from moeseg.types import Frame, Prediction, Row, Size
+from moeseg.types import Frame, Row, Size
 
 
 def evaluation_stages(run: Run) -> list[Stage]:
@@ -105,7 +106,7 @@ def evaluate(
         run: where data, size and settings come from.
         frames: what is predicted, each once.
         subsets: subsets and joins of these frames that get a row of each model.
-        base: keys of every row; see `rows.BASE_KEYS`.
+        base: keys of every row; see `rows.BASE_KEYS`. Its `size` is that of scoring.
 
     Returns:
         Segmentation rows, then differences of mixtures to the others.
@@ -120,7 +121,7 @@ def evaluate(
     }
     run_models(
         models,
-        run.dataset(frames, size=run.eval_size),
+        run.dataset(frames, size=(base["size"][0], base["size"][1])),
         {name: [collector] for name, collector in collectors.items()},
         batch_size=run.study.eval.batch_size,
         workers=run.study.data.workers,
@@ -139,12 +140,12 @@ def architecture_name(model: Model) -> str:
     return "+".join(dict.fromkeys(names))
 
 
-def row_base(run: Run, fingerprint: str) -> Row:
-    """Return the keys that all rows of a study share."""
+def row_base(run: Run, size: Size, fingerprint: str) -> Row:
+    """Return the keys that all rows share which are scored at `size` (H, W)."""
     return {
         "split": run.study.eval.split,
         "dataset": run.catalogue.dataset,
-        "size": list(run.eval_size),
+        "size": list(size),
         "seed": run.study.seed,
         "settings": {},
         "fingerprint": fingerprint[:16],
@@ -163,7 +164,7 @@ def _inputs(run: Run) -> dict[str, Any]:
 
 
 def _make_rows(run: Run) -> None:
-    base = row_base(run, run.record("evaluate")["fingerprint"])
+    base = row_base(run, run.eval_size, run.record("evaluate")["fingerprint"])
     rows = evaluate(load_models(run), run, scored_frames(run), scored_subsets(run), base)
     write_rows(run.folder / "results.jsonl", rows)
 
@@ -207,22 +208,17 @@ def _make_sheet(run: Run) -> None:
     present: set[int] = set()
     with evaluating(list(models.values())), torch.inference_mode():
         data = run.dataset(frames, size=run.eval_size)
-        for frame, (image, label, key) in zip(
-            frames, (data[i] for i in range(len(data))), strict=True
-        ):
-            masks = {name: _mask(model(image[None])) for name, model in models.items()}
+        for number, frame in enumerate(frames):
+            image, label, key = data[number]
+            found = [class_ids(model(image[None]).logits)[0] for model in models.values()]
             present |= set(np.unique(label.numpy()).tolist())
             cells = [photo(image), taxonomy.decode(label.numpy())]
-            cells += [taxonomy.decode(mask) for mask in masks.values()]
+            cells += [taxonomy.decode(ids.to(torch.uint8).numpy()) for ids in found]
             rows.append(SheetRow((frame.subset, key), tuple(cells)))
     legend = _legend(taxonomy, present)
     sheet = contact_sheet(("photo", "label", *models), rows, legend)
     with replacing(run.folder / "frames.png") as unfinished:
         sheet.save(unfinished, format="PNG")
-
-
-def _mask(prediction: Prediction) -> Any:  # noqa: ANN401 - (H, W) uint8 array
-    return prediction.logits[0].argmax(0).to(torch.uint8).numpy()
 
 
 def _legend(taxonomy: Taxonomy, present: set[int]) -> dict[str, tuple[int, int, int]]:
@@ -262,13 +258,10 @@ def evaluate_saved(run: Run, folders: Sequence[Path], subsets: Sequence[str]) ->
         for frame in run.catalogue.select(part, run.study.eval.split)
     )
     size = run.study.eval.size or _common_size(folders)
-    run = Run(
-        run.study.model_copy(update={"eval": run.study.eval.model_copy(update={"size": size})})
-    )
     digests = [
         weights_digest(one) for folder in folders for one in (folder, *referenced_experts(folder))
     ]
-    base = row_base(run, fingerprint([digests, run.frames_print(frames), size]))
+    base = row_base(run, size, fingerprint([digests, run.frames_print(frames), size]))
     return evaluate(models, run, frames, subsets, base)
 
 

@@ -35,6 +35,7 @@ from moeseg.models.mixture import (
     new_head,
     weighted_sum,
 )
+from moeseg.models.own import own_source
 
 __all__ = [
     "RULES",
@@ -62,6 +63,7 @@ __all__ = [
     "load",
     "load_weights",
     "new_head",
+    "own_source",
     "read_info",
     "referenced_experts",
     "resize",

@@ -6,6 +6,7 @@ for networks where torchvision offers no option. What is done with the maps stan
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ from moeseg.errors import MoesegError
 OutputStride = Literal[8, 16]
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """An encoder of images into two maps.
 
     Attributes:
@@ -30,9 +31,9 @@ class Backbone(nn.Module):
     channels: int
     stride: int
 
+    @abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Encode (B, 3, H, W) into the stride-4 map and the last map."""
-        raise NotImplementedError
 
 
 class ResNet(Backbone):

@@ -7,22 +7,20 @@ JSON-ready values, `build_model` makes the same model from them, without its wei
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from moeseg.errors import CheckpointError, UsageError, unknown_name
 from moeseg.models.backbones import NAMES as BACKBONES
 from moeseg.models.backbones import build_backbone
 from moeseg.models.deeplab import DeepLabHead, DeepLabV3Plus
-from moeseg.models.expert import AdaptedExpert, Expert, Normalize
+from moeseg.models.expert import Expert, Normalize
 from moeseg.models.frrn import FRRN, Layer
 from moeseg.models.gates import Gate
 from moeseg.models.mixture import Ensemble, Mixture, Rule, new_head
+from moeseg.models.own import own_expert
 from moeseg.types import Size
 
 Model = Expert | Ensemble | Mixture
@@ -82,7 +80,7 @@ def build_expert(architecture: Mapping[str, Any]) -> Expert:
     settings = dict(architecture)
     name = str(settings.pop("name", "(none)"))
     if ":" in name:
-        expert = _own_expert(name, settings)
+        expert = own_expert(name, settings)
         expert.description = {"name": name, **settings}
         return expert
     builders: dict[str, tuple[Callable[[str, dict[str, Any]], Expert], dict[str, Any]]] = {
@@ -245,32 +243,6 @@ def _frrn(name: str, settings: Mapping[str, Any]) -> Expert:
         decoder=[Layer(units, stem * times, factor) for units, times, factor in decoder],
         original=original,
     )
-
-
-def _own_expert(name: str, arguments: Mapping[str, Any]) -> Expert:
-    module_name, _, class_name = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name, None)
-    except ImportError as error:
-        raise UsageError(
-            f"architecture {name!r}: expected an importable module, got {error}. Install it, or "
-            "put its folder on PYTHONPATH."
-        ) from error
-    # only a network is ever called: the name may come from a model file of someone else
-    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
-        raise UsageError(
-            f"architecture {name!r}: expected a class derived from torch.nn.Module, got "
-            f"{found!r}. Name it `package.module:Class`."
-        )
-    try:
-        inspect.signature(found).bind(**arguments)
-    except TypeError as error:
-        raise UsageError(
-            f"architecture {name!r}: expected the arguments {inspect.signature(found)}, got "
-            f"{', '.join(arguments) or 'none'}: {error}."
-        ) from error
-    made = found(**arguments)
-    return made if isinstance(made, Expert) else AdaptedExpert(made)
 
 
 def _complete(

@@ -7,6 +7,7 @@ its experts, whose outputs are computed once a batch, and a `combine` that turns
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -42,7 +43,7 @@ class Segmenter(Protocol):
         """Predict images (B, 3, H, W) in [0, 1]."""
 
 
-class Expert(nn.Module):
+class Expert(nn.Module, ABC):
     """A segmentation network that shows a gate its features; base of all experts.
 
     A subclass gives `features` and `decode`; everything else follows from them.
@@ -67,13 +68,13 @@ class Expert(nn.Module):
         self.stride = stride
         self.description = {}
 
+    @abstractmethod
     def features(self, images: Tensor) -> Features:
         """Encode images (B, 3, H, W) in [0, 1]: what a gate sees and what `decode` needs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, features: Features) -> Tensor:
         """Return logits (B, C, h, w) at decoder resolution that cover the whole image."""
-        raise NotImplementedError
 
     def output(self, images: Tensor) -> ExpertOutput:
         """Run encoder and decoder once on images (B, 3, H, W) in [0, 1]."""

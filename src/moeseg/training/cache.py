@@ -27,7 +27,7 @@ from moeseg.files import replacing, write_text
 from moeseg.models import Expert
 from moeseg.progress import say, track
 from moeseg.training.loss import Points, draw_points, sample_logits
-from moeseg.types import ExpertOutput, Size
+from moeseg.types import IGNORE, ExpertOutput, Size
 
 _SHARD_BYTES = 256 * 2**20
 _Array = npt.NDArray[Any]
@@ -65,37 +65,94 @@ class GateSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
-    """What a cache folder holds; written last, so its presence means that the cache is whole."""
+class CacheLayout:
+    """What a cache folder holds; written last, so its presence means that the cache is whole.
+
+    Attributes:
+        frames: how many there are, mirrors not counted.
+        mirrored: a mirror of each frame follows all frames.
+        size: (H, W) of the labels.
+        dtype: of features and logits.
+        gates: (F, h, w) of each expert's features.
+        logits: (h, w, C) of each expert's map, or one (E, M, N, C) where only points are kept.
+        points: N, or 0 for whole maps.
+    """
 
     frames: int
     mirrored: bool
     size: Size
     dtype: str
-    gates: tuple[tuple[int, ...], ...]  # (F, h, w) of each expert
-    logits: tuple[tuple[int, ...], ...]  # (h, w, C) of each expert, or one (E, M, N, C)
-    points: int  # N, or 0 for whole maps
-    per_shard: int
+    gates: tuple[tuple[int, ...], ...]
+    logits: tuple[tuple[int, ...], ...]
+    points: int
 
     @property
     def records(self) -> int:
+        """Frames and mirrors."""
         return self.frames * (2 if self.mirrored else 1)
 
     @property
-    def numbers(self) -> int:
+    def values(self) -> int:
+        """Numbers of one record, features and logits."""
         return sum(math.prod(shape) for shape in (*self.gates, *self.logits))
 
     @property
+    def label(self) -> tuple[tuple[int, ...], type[np.generic]]:
+        """Shape and type of one record's label: a map, or points' places, ids and their count."""
+        if self.points:
+            return (2 * self.points + 1,), np.int64
+        return self.size, np.uint8
+
+    @property
+    def per_shard(self) -> int:
+        """Records of one file."""
+        return max(1, _SHARD_BYTES // (self.values * np.dtype(self.dtype).itemsize))
+
+    @property
     def shards(self) -> int:
+        """Files of values, and of labels."""
         return math.ceil(self.records / self.per_shard)
 
+    @property
+    def bytes(self) -> int:
+        """Size on disk, file headers not counted."""
+        shape, kind = self.label
+        label = math.prod(shape) * np.dtype(kind).itemsize
+        return self.records * (self.values * np.dtype(self.dtype).itemsize + label)
 
-def record_bytes(experts: Sequence[Expert], size: Size, config: CacheConfig) -> int:
-    """Return the bytes that one frame takes in a cache of whole maps, label included."""
-    device = next(experts[0].parameters()).device  # the meta device does, too
+
+def plan_cache(
+    experts: Sequence[Expert],
+    size: Size,
+    frames: int,
+    config: CacheConfig,
+    *,
+    mirrored: bool,
+    pixels: int | None,
+    neighbours: bool,
+) -> CacheLayout:
+    """Return what a cache of these experts will hold; `build_cache` says what the arguments mean.
+
+    Only the experts' shapes count: networks on the meta device will do.
+
+    Raises:
+        MoesegError: whole maps are over the limit and `pixels` is None.
+    """
+    device = next(experts[0].parameters()).device
     outputs = _outputs(experts, torch.zeros(1, 3, *size, device=device))
-    numbers = sum(output.gate.numel() + output.logits.numel() for output in outputs)
-    return numbers * np.dtype(config.dtype).itemsize + math.prod(size)
+    gates = tuple(tuple(output.gate.shape[1:]) for output in outputs)
+    maps = tuple((*o.logits.shape[2:], o.logits.shape[1]) for o in outputs)
+    whole = CacheLayout(frames, mirrored, size, config.dtype, gates, maps, 0)
+    if whole.bytes <= config.limit_gb * 1e9:
+        return whole
+    if pixels is None:
+        raise MoesegError(
+            f"the cache of expert outputs needs {whole.bytes / 1e9:.1f} GB, over "
+            f"gate.cache.limit_gb = {config.limit_gb:g}: raise the limit, or set gate.pixels to a "
+            "number so that only so many pixels of each frame are kept"
+        )
+    points = ((len(experts), 9 if neighbours else 1, pixels, maps[0][-1]),)
+    return replace(whole, logits=points, points=pixels)
 
 
 def build_cache(
@@ -116,7 +173,7 @@ def build_cache(
     Goes on after a kill with the first shard that is missing.
 
     Args:
-        experts: in eval mode.
+        experts: put in eval mode.
         frames: without augmentation.
         folder: made if missing.
         config: number format and size limit.
@@ -131,7 +188,23 @@ def build_cache(
         MoesegError: whole maps are over the limit and `pixels` is None, or the disk is full.
     """
     experts = [expert.eval() for expert in experts]
-    layout = _plan(experts, frames, config, mirrored, pixels, neighbours)
+    _, label, _ = frames[0]
+    size = (int(label.shape[0]), int(label.shape[1]))
+    layout = plan_cache(
+        experts,
+        size,
+        len(frames),
+        config,
+        mirrored=mirrored,
+        pixels=pixels,
+        neighbours=neighbours,
+    )
+    if layout.bytes > config.limit_gb * 1e9:
+        say(
+            f"note: the cache of expert outputs takes {layout.bytes / 1e9:.1f} GB even with only "
+            f"{layout.points} pixels of each frame, over gate.cache.limit_gb = "
+            f"{config.limit_gb:g}; lower gate.pixels or set data.augment.flip: false"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     device = next(experts[0].parameters()).device
     missing = [s for s in range(layout.shards) if not (folder / f"values-{s:04d}.npy").exists()]
@@ -144,27 +217,27 @@ def build_cache(
             batch_size=batch_size,
             num_workers=workers,
         )
-        values = np.empty((len(numbers), layout.numbers), layout.dtype)
-        labels = np.empty(
-            (len(numbers), *_label_shape(layout)), np.int64 if layout.points else np.uint8
-        )
+        values = np.empty((len(numbers), layout.values), layout.dtype)
+        shape, kind = layout.label
+        labels = np.empty((len(numbers), *shape), kind)
         done = 0
         for images, label, _ in loader:
             turn = torch.tensor([n >= layout.frames for n in numbers[done : done + len(images)]])
             images[turn], label[turn] = images[turn].flip(-1), label[turn].flip(-1)
-            outputs = _outputs(experts, images.to(device))
+            outputs, label = _outputs(experts, images.to(device)), label.to(device)
             part = slice(done, done + len(images))
             if layout.points:
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + numbers[done])
                 points = draw_points(label, layout.points, generator)
                 sampled = sample_logits(outputs, points, neighbours)
                 values[part] = _flat([*(o.gate for o in outputs), sampled])
-                counted = (label != 255).flatten(1).sum(1, keepdim=True)
-                labels[part] = torch.cat([points.index, points.label.long(), counted], 1).numpy()
+                counted = (label != IGNORE).flatten(1).sum(1, keepdim=True)
+                kept = torch.cat([points.index, points.label.long(), counted], 1)
             else:
                 maps = [o.logits.permute(0, 2, 3, 1) for o in outputs]  # (B, h, w, C)
                 values[part] = _flat([*(o.gate for o in outputs), *maps])
-                labels[part] = label.numpy()
+                kept = label
+            labels[part] = kept.cpu().numpy()
             done += len(images)
         for what, array in (("labels", labels), ("values", values)):
             with replacing(folder / f"{what}-{shard:04d}.npy") as file, file.open("wb") as stream:
@@ -188,7 +261,7 @@ class CachedOutputs:
         for key in ("gates", "logits"):
             raw[key] = tuple(tuple(shape) for shape in raw[key])
         raw["size"] = tuple(raw["size"])
-        self.layout = _Layout(**raw)
+        self.layout = CacheLayout(**raw)
         self.shuffle = shuffle
         self.seed = seed
         self.device = device
@@ -287,48 +360,6 @@ def _batches(
 @torch.no_grad()
 def _outputs(experts: Sequence[Expert], images: Tensor) -> tuple[ExpertOutput, ...]:
     return tuple(expert.output(images) for expert in experts)
-
-
-def _plan(
-    experts: Sequence[Expert],
-    frames: SegmentationDataset,
-    config: CacheConfig,
-    mirrored: bool,
-    pixels: int | None,
-    neighbours: bool,
-) -> _Layout:
-    image, label, _ = frames[0]
-    height, width = label.shape
-    device = next(experts[0].parameters()).device
-    outputs = _outputs(experts, image[None].to(device))
-    gates = tuple(tuple(output.gate.shape[1:]) for output in outputs)
-    logits = tuple((*o.logits.shape[2:], o.logits.shape[1]) for o in outputs)
-    whole = _Layout(len(frames), mirrored, (height, width), config.dtype, gates, logits, 0, 1)
-    item = np.dtype(config.dtype).itemsize
-    each = whole.numbers * item + height * width
-    points = 0
-    if each * whole.records > config.limit_gb * 1e9:
-        if pixels is None:
-            raise MoesegError(
-                f"the cache of expert outputs needs {each * whole.records / 1e9:.1f} GB, over "
-                f"gate.cache.limit_gb = {config.limit_gb:g}: raise the limit, or set gate.pixels "
-                "to a number so that only so many pixels of each frame are kept"
-            )
-        points = pixels
-        logits = ((len(experts), 9 if neighbours else 1, points, logits[0][-1]),)
-    layout = replace(whole, logits=logits, points=points)
-    kept = layout.numbers * item + 8 * (2 * points + 1)
-    if points and kept * layout.records > config.limit_gb * 1e9:
-        say(
-            f"note: the cache of expert outputs takes {kept * layout.records / 1e9:.1f} GB even "
-            f"with only {points} pixels of each frame, over gate.cache.limit_gb = "
-            f"{config.limit_gb:g}; lower gate.pixels or set data.augment.flip: false"
-        )
-    return replace(layout, per_shard=max(1, _SHARD_BYTES // (layout.numbers * item)))
-
-
-def _label_shape(layout: _Layout) -> tuple[int, ...]:
-    return (2 * layout.points + 1,) if layout.points else layout.size
 
 
 def _flat(maps: Sequence[Tensor]) -> _Array:

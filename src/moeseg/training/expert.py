@@ -35,8 +35,8 @@ from torch.utils.data import DataLoader
 from moeseg.config import TrainingConfig
 from moeseg.data import EpochBatches, SegmentationDataset
 from moeseg.errors import MoesegError, UsageError
-from moeseg.files import append_csv, replacing
-from moeseg.metrics import ConfusionMatrix, scores
+from moeseg.files import log_epoch, replacing
+from moeseg.metrics import ConfusionMatrix, class_ids, scores
 from moeseg.models import Expert
 from moeseg.progress import say
 from moeseg.run import launched
@@ -95,9 +95,9 @@ class ExpertTraining(L.LightningModule):
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Count one batch into loss and confusion matrix."""
-        images, label, _keys = batch
+        images, label, keys = batch
         logits = self.expert(images).logits
-        self.confusion.update(logits.argmax(1), label)
+        self.confusion.update(class_ids(logits, what=f"the logits on {list(keys)}"), label)
         self.log("val/loss", cross_entropy(logits, label), batch_size=len(images), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
@@ -145,13 +145,10 @@ def train_expert(
         The network with the weights of the chosen epoch, in eval mode on the CPU.
 
     Raises:
-        MoesegError: the loss is not finite, or `choose: best` has no validation frames.
+        MoesegError: the loss is not finite.
+        UsageError: too few validation frames for the settings, or no such device.
     """
-    if val is None and (config.choose == "best" or config.early_stopping):
-        raise MoesegError(
-            "training.choose: best and early_stopping need validation frames, and this subset has "
-            "none: set training.choose: last and early_stopping: null"
-        )
+    check_choice(config, 0 if val is None else len(val))
     world = config.devices * config.num_nodes
     batches = EpochBatches(len(train), config.batch_size, seed, world=world)
     module = ExpertTraining(
@@ -179,6 +176,24 @@ def train_expert(
         {k.removeprefix(prefix): v for k, v in chosen["state_dict"].items() if k.startswith(prefix)}
     )
     return expert.cpu().eval()
+
+
+def check_choice(config: TrainingConfig, val: int) -> None:
+    """Make sure that there are as many validation frames as the settings need.
+
+    Raises:
+        UsageError: there are not.
+    """
+    if not val and (config.choose == "best" or config.early_stopping):
+        raise UsageError(
+            "training.choose: best and early_stopping need validation frames, and this subset has "
+            "none: set training.choose: last and early_stopping: null"
+        )
+    if 0 < val < config.devices * config.num_nodes:
+        raise UsageError(
+            f"validation needs a frame for each of {config.devices * config.num_nodes} processes, "
+            f"got {val}: lower training.devices, or add validation frames"
+        )
 
 
 def resolve_precision(precision: str, accelerator: str = "auto") -> str:
@@ -296,7 +311,7 @@ class _EpochLog(Callback):
             else math.nan
             for k in _LOGGED
         }
-        append_csv(
+        log_epoch(
             self.path, {"epoch": trainer.current_epoch, "seconds": round(seconds, 2)} | values
         )
         if self.lines:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from moeseg.config import GateConfig
-from moeseg.errors import MoesegError
-from moeseg.files import append_csv, replacing
-from moeseg.metrics import confusion_matrix, scores
+from moeseg.errors import MoesegError, UsageError
+from moeseg.files import log_epoch, replacing
+from moeseg.metrics import class_ids, confusion_matrix, scores
 from moeseg.models import Mixture
 from moeseg.progress import say, track
 from moeseg.training.cache import GateBatch, GateSource
@@ -57,12 +57,10 @@ def train_gates(
         class_weights: (C,) for the loss.
 
     Raises:
-        MoesegError: a loss is not finite, or `choose: best` has no validation frames.
+        MoesegError: a loss is not finite.
+        UsageError: `choose: best` has no validation frames.
     """
-    if val is None and config.choose == "best":
-        raise MoesegError(
-            "gate.choose: best needs validation frames and there are none: set gate.choose: last"
-        )
+    check_gate_choice(config, 0 if val is None else len(val))
     out.mkdir(parents=True, exist_ok=True)
     fits = {name: _Fit(mixture, config) for name, mixture in mixtures.items()}
     state = out / "last.pt"
@@ -90,7 +88,7 @@ def train_gates(
             for name, miou in _validate(mixtures, val).items():
                 row[f"val/miou/{name}"] = miou
                 fits[name].remember(miou)
-        append_csv(out / "metrics.csv", row)
+        log_epoch(out / "metrics.csv", row)
         say(
             "  ".join(
                 f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
@@ -100,6 +98,18 @@ def train_gates(
     if config.choose == "best":
         for fit in fits.values():
             fit.take_best()
+
+
+def check_gate_choice(config: GateConfig, val: int) -> None:
+    """Make sure that there are validation frames where the settings need them.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if not val and config.choose == "best":
+        raise UsageError(
+            "gate.choose: best needs validation frames and there are none: set gate.choose: last"
+        )
 
 
 def batch_losses(
@@ -116,7 +126,7 @@ def batch_losses(
     """
     if pixels == "all" and batch.outputs is not None and batch.label is not None:
         logits = _full_logits(mixtures, batch)
-        return {n: cross_entropy(full, batch.label, class_weights) for n, full in logits.items()}
+        return {name: cross_entropy(full, batch.label, class_weights) for name, full in logits}
     points, sampled = batch.points, batch.sampled
     if points is None or sampled is None:
         assert batch.outputs is not None
@@ -167,27 +177,30 @@ def _validate(mixtures: Mapping[str, Mixture], val: GateSource) -> dict[str, flo
     for batch in val.epoch(0):
         if batch.label is not None:
             label = batch.label
-            found = {name: full.argmax(1) for name, full in _full_logits(mixtures, batch).items()}
+            found = ((name, class_ids(full)) for name, full in _full_logits(mixtures, batch))
         else:
             assert batch.points is not None
             assert batch.sampled is not None
             label = batch.points.label
-            found = {
-                name: mix_points(m, m.gate(batch.features), batch.sampled).argmax(-1)
+            sampled = batch.sampled
+            found = (
+                (name, mix_points(m, m.gate(batch.features), sampled).argmax(-1))
                 for name, m in mixtures.items()
-            }
-        for name, ids in found.items():
+            )
+        for name, ids in found:
             counts = confusion_matrix(ids, label, mixtures[name].num_classes)
             confusion[name] = confusion.get(name, torch.zeros_like(counts)) + counts
     return {name: scores(counts).miou or 0.0 for name, counts in confusion.items()}
 
 
-def _full_logits(mixtures: Mapping[str, Mixture], batch: GateBatch) -> dict[str, Tensor]:
+def _full_logits(mixtures: Mapping[str, Mixture], batch: GateBatch) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and full-size logits, one mixture at a time: they are large."""
     assert batch.outputs is not None
     assert batch.label is not None
     height, width = batch.label.shape[-2:]
     outputs = [ExpertOutput(o.gate.float(), o.logits.float()) for o in batch.outputs]
-    return {n: mixture.combine(outputs, (height, width)).logits for n, mixture in mixtures.items()}
+    for name, mixture in mixtures.items():
+        yield name, mixture.combine(outputs, (height, width)).logits
 
 
 def _save(fits: Mapping[str, _Fit], path: Path, epoch: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moeseg.config import ExpertConfig
 from moeseg.data import class_weights, count_classes
-from moeseg.errors import CheckpointError, UsageError
+from moeseg.errors import CheckpointError
 from moeseg.files import remove
 from moeseg.models import (
     Expert,
@@ -22,13 +22,21 @@ from moeseg.models import (
     build_mixture,
     load,
     load_weights,
+    own_source,
     read_info,
     save,
     weights_digest,
 )
-from moeseg.progress import say
+from moeseg.progress import say, track
 from moeseg.run import Cost, Run, Stage, rank
-from moeseg.training.cache import CachedOutputs, GateSource, LiveOutputs, build_cache, record_bytes
+from moeseg.training.cache import (
+    CachedOutputs,
+    CacheLayout,
+    GateSource,
+    LiveOutputs,
+    build_cache,
+    plan_cache,
+)
 from moeseg.training.cost import (
     TRAIN_FACTOR,
     expected_seconds,
@@ -36,9 +44,9 @@ from moeseg.training.cost import (
     planned_expert,
     planned_flops,
 )
-from moeseg.training.expert import train_expert
+from moeseg.training.expert import check_choice, train_expert
 from moeseg.training.frames import gate_frames, network_frames
-from moeseg.training.gate import train_gates
+from moeseg.training.gate import check_gate_choice, train_gates
 from moeseg.types import Frame
 
 
@@ -121,7 +129,7 @@ def _make_network(run: Run, network: str) -> None:
         frames = network_frames(run, network)
         if rank() == 0:
             say(f"{network}: training on {len(frames)} frames of {run.study.subset_of(network)}")
-        val = run.frames(run.study.subset_of(network), "val")
+        val = run.validation_frames(run.study.subset_of(network))
         config = run.study.training_of(network)
         train_expert(
             expert,
@@ -148,6 +156,9 @@ def initial_network(run: Run, network: str) -> Expert:
 def _network_inputs(run: Run, network: str) -> dict[str, Any]:
     config = _config_of(run, network)
     architecture = run.study.architecture_of(network).model_dump(exclude_defaults=True)
+    name = run.study.architecture_of(network).name
+    if ":" in name:
+        architecture["source"] = own_source(name)
     if config.weights is not None:
         _check_given(run, config.weights)
         return {
@@ -156,7 +167,8 @@ def _network_inputs(run: Run, network: str) -> dict[str, Any]:
             "seed": run.study.seed,
             **_data_inputs(run),
         }
-    _check_choice(run, network)
+    val = run.validation_frames(run.study.subset_of(network))
+    check_choice(run.study.training_of(network), len(val))
     # a GPU trains the same network; more processes make larger steps, so they count
     training = run.study.training_of(network).model_dump(
         exclude_defaults=True, exclude={"accelerator"}
@@ -165,7 +177,7 @@ def _network_inputs(run: Run, network: str) -> dict[str, Any]:
         "architecture": architecture,
         "training": training,
         "train": run.frames_print(network_frames(run, network)),
-        "val": run.frames_print(run.frames(run.study.subset_of(network), "val")),
+        "val": run.frames_print(val),
         "seed": run.study.seed,
         **_data_inputs(run),
     }
@@ -186,16 +198,6 @@ def _check_given(run: Run, weights: Path) -> None:
         )
 
 
-def _check_choice(run: Run, network: str) -> None:
-    config = run.study.training_of(network)
-    subset = run.study.subset_of(network)
-    if (config.choose == "best" or config.early_stopping) and not run.frames(subset, "val"):
-        raise UsageError(
-            f"{network}: training.choose: best and early_stopping need validation frames, and "
-            f"{subset} has none: set training.choose: last and early_stopping: null"
-        )
-
-
 def _data_inputs(run: Run) -> dict[str, Any]:
     data = run.study.data
     return {
@@ -212,7 +214,7 @@ def _network_cost(run: Run, network: str) -> Cost:
     if _config_of(run, network).weights is not None:
         return Cost(1.0, parameters)
     frames = len(network_frames(run, network)) * config.epochs
-    val = run.frames(run.study.subset_of(network), "val")
+    val = run.validation_frames(run.study.subset_of(network))
     checks = len(val) * (config.epochs // config.val_every)
     flops = _flops(run, network)
     work = flops * (TRAIN_FACTOR * frames + checks) / (config.devices * config.num_nodes)
@@ -223,7 +225,13 @@ def _network_cost(run: Run, network: str) -> Cost:
 def _class_weights(run: Run, frames: Sequence[Frame], method: str) -> Tensor | None:
     if method == "none":
         return None
-    counts = count_classes(frames, run.catalogue.read_label, len(run.catalogue.taxonomy))
+    counts = count_classes(
+        frames,
+        run.catalogue.read_label,
+        len(run.catalogue.taxonomy),
+        workers=run.study.data.workers,
+        track=track,
+    )
     return torch.from_numpy(class_weights(counts, method))  # type: ignore[arg-type]
 
 
@@ -254,15 +262,16 @@ def _frozen_experts(run: Run) -> list[Expert]:
 
 
 def _cache_outputs(run: Run) -> list[Path]:
-    parts = ["train", *(["val"] if run.frames(run.study.joined, "val") else [])]
-    return [run.folder / "cache" / part / "layout.json" for part in parts]
+    return [run.folder / "cache" / part / "layout.json" for part in _cache_parts(run)]
 
 
 def _cache_inputs(run: Run) -> dict[str, Any]:
     gate = run.study.gate
+    if gate.pixels == "all":
+        _cache_layouts(run)  # a cache over the limit is told before the experts are trained
     return {
         "train": run.frames_print(gate_frames(run)),
-        "val": run.frames_print(run.frames(run.study.joined, "val")),
+        "val": run.frames_print(run.validation_frames(run.study.joined)),
         "cache": gate.cache.model_dump(exclude_defaults=True),
         "flip": run.study.data.augment.flip,
         "pixels": gate.pixels,
@@ -276,31 +285,50 @@ def _cache_inputs(run: Run) -> dict[str, Any]:
 def _make_cache(run: Run) -> None:
     gate = run.study.gate
     experts = _frozen_experts(run)
-    parts = {"val": run.frames(run.study.joined, "val"), "train": gate_frames(run)}
-    for name, frames in parts.items():
-        if frames:
-            build_cache(
-                experts,
-                run.dataset(frames),
-                run.folder / "cache" / name,
-                gate.cache,
-                mirrored=name == "train" and run.study.data.augment.flip,
-                pixels=None if gate.pixels == "all" else gate.pixels,
-                neighbours=any(mixture.conv for mixture in run.study.mixtures.values()),
-                seed=run.study.seed,
-                batch_size=gate.batch_size,
-                workers=run.study.data.workers,
-            )
+    for part, frames in _cache_parts(run).items():
+        build_cache(
+            experts,
+            run.dataset(frames),
+            run.folder / "cache" / part,
+            gate.cache,
+            **_kept(run, part),
+            seed=run.study.seed,
+            batch_size=gate.batch_size,
+            workers=run.study.data.workers,
+        )
+
+
+def _cache_parts(run: Run) -> dict[str, tuple[Frame, ...]]:
+    parts = {"train": gate_frames(run), "val": run.validation_frames(run.study.joined)}
+    return {part: frames for part, frames in parts.items() if frames}
+
+
+def _kept(run: Run, part: str) -> dict[str, Any]:
+    """Return what of each frame a part of the cache keeps."""
+    gate = run.study.gate
+    return {
+        "mirrored": part == "train" and run.study.data.augment.flip,
+        "pixels": None if gate.pixels == "all" else gate.pixels,
+        "neighbours": any(mixture.conv for mixture in run.study.mixtures.values()),
+    }
+
+
+def _cache_layouts(run: Run) -> list[CacheLayout]:
+    experts = [_planned(run, f"expert-{name}") for name in run.study.experts]
+    size, cache = run.study.data.size, run.study.gate.cache
+    return [
+        plan_cache(experts, size, len(frames), cache, **_kept(run, part))
+        for part, frames in _cache_parts(run).items()
+    ]
 
 
 def _cache_cost(run: Run) -> Cost:
-    size, cache = run.study.data.size, run.study.gate.cache
-    images = len(gate_frames(run)) * (2 if run.study.data.augment.flip else 1)
-    images += len(run.frames(run.study.joined, "val"))
-    experts = [_planned(run, f"expert-{name}") for name in run.study.experts]
+    layouts = _cache_layouts(run)
     flops = sum(_flops(run, f"expert-{name}") for name in run.study.experts)
-    whole = record_bytes(experts, size, cache) * images
-    return Cost(expected_seconds(flops * images, run.device), min(whole, cache.limit_gb * 1e9))
+    images = sum(layout.records for layout in layouts)
+    return Cost(
+        expected_seconds(flops * images, run.device), sum(layout.bytes for layout in layouts)
+    )
 
 
 def _flops(run: Run, network: str) -> float:
@@ -318,19 +346,15 @@ def _gate_inputs(run: Run) -> dict[str, Any]:
         name: mixture.model_dump(exclude_defaults=True)
         for name, mixture in run.study.mixtures.items()
     }
-    if run.study.gate.choose == "best" and not run.frames(run.study.joined, "val"):
-        raise UsageError(
-            f"gate.choose: best needs validation frames, and {run.study.joined} has none: set "
-            "gate.choose: last"
-        )
+    check_gate_choice(run.study.gate, len(run.validation_frames(run.study.joined)))
     weighting = {"class_weights": run.study.training.class_weights}
     return {"gate": gate, "mixtures": mixtures} | weighting | _cache_inputs(run) | _data_inputs(run)
 
 
 def _gate_source(run: Run, part: str, experts: Sequence[Expert]) -> GateSource | None:
     gate = run.study.gate
-    frames = gate_frames(run) if part == "train" else run.frames(run.study.joined, "val")
-    if not frames:
+    frames = _cache_parts(run).get(part)
+    if frames is None:
         return None
     shuffle = part == "train"
     if gate.end_to_end:

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+from moeseg.data import SegmentationDataset, Taxonomy, read_manifest
+from moeseg.evaluation.collectors import SegmentationCollector
+from moeseg.evaluation.intervals import Blocks
+from moeseg.evaluation.runner import evaluating, run_models, unique_experts
+from moeseg.models import Model, build_ensemble, build_mixture
+from moeseg.types import ExpertOutput, Prediction, Row
+from tiny import CLASSES, SIZE, TinyExpert, tiny_expert, write_data
+
+BASE: Row = {
+    "split": "test",
+    "dataset": "tiny",
+    "size": list(SIZE),
+    "architecture": "tiny",
+    "seed": 0,
+    "settings": {},
+    "fingerprint": "0",
+}
+
+
+class Keeping:
+    """A collector that keeps what it is handed."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Tensor] = {}
+        self.synced = 0
+
+    def update(self, prediction: Prediction, label: Tensor, keys: Sequence[str]) -> None:
+        assert label.shape == (len(keys), *SIZE)
+        self.seen |= dict(zip(keys, prediction.logits.clone(), strict=True))
+
+    def sync(self) -> None:
+        self.synced += 1
+
+    def rows(self) -> list[Row]:
+        return []
+
+
+def some_models() -> dict[str, Model]:
+    day, dusk, base = (tiny_expert(seed) for seed in (1, 2, 3))
+    return {
+        "baseline": base,
+        "expert-day": day,
+        "expert-dusk": dusk,
+        "ensemble-max": build_ensemble([day, dusk], "max"),
+        "moe-simple": build_mixture([day, dusk], "simple", size=SIZE),
+        "moe-classwise-conv": build_mixture([dusk, day], "classwise", True, size=SIZE),
+    }
+
+
+def some_frames(folder: Path) -> SegmentationDataset:
+    csv = write_data(folder)
+    catalogue = read_manifest(csv, Taxonomy.load(csv.parent / "taxonomy.yaml"))
+    return SegmentationDataset(catalogue.select("day+dusk", "test"), catalogue.read_label, SIZE)
+
+
+def test_each_prediction_is_the_models_own_on_every_frame(tmp_path: Path) -> None:
+    models, frames = some_models(), some_frames(tmp_path)
+    kept = {name: Keeping() for name in models}
+    run_models(models, frames, {name: [one] for name, one in kept.items()}, batch_size=3)
+    for name, model in models.items():
+        assert kept[name].synced == 1
+        assert len(kept[name].seen) == len(frames)
+        for image, _, key in (frames[i] for i in range(len(frames))):
+            with torch.inference_mode():
+                own = model(image[None]).logits[0]
+            assert torch.allclose(kept[name].seen[key], own, atol=1e-5), (name, key)
+
+
+def test_each_expert_runs_once_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models, frames = some_models(), some_frames(tmp_path)
+    calls: list[tuple[int, int]] = []
+    plain = TinyExpert.output
+
+    def counting(self: TinyExpert, images: Tensor) -> ExpertOutput:
+        calls.append((id(self), len(images)))
+        return plain(self, images)
+
+    monkeypatch.setattr(TinyExpert, "output", counting)
+    run_models(models, frames, {name: [Keeping()] for name in models}, batch_size=3)
+    experts = unique_experts(models)
+    assert len(experts) == 3
+    for expert in experts:
+        assert [size for who, size in calls if who == id(expert)] == [3, 3, 2]
+    assert len(calls) == 9
+
+
+def test_a_model_without_collectors_is_not_combined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = some_models()
+
+    def never(*_: object, **__: object) -> Prediction:
+        raise AssertionError
+
+    monkeypatch.setattr(models["ensemble-max"], "combine", never)
+    run_models(models, some_frames(tmp_path), {"baseline": [Keeping()]}, batch_size=8)
+
+
+def test_training_modes_are_as_before_also_after_an_error() -> None:
+    expert = tiny_expert(0)
+    expert.train()
+    first = expert.get_submodule("first")
+    first.eval()
+    modes = [part.training for part in expert.modules()]
+
+    def fail_inside() -> None:
+        with evaluating([expert]):
+            assert not any(part.training for part in expert.modules())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
+    assert [part.training for part in expert.modules()] == modes
+    assert True in modes
+    assert False in modes
+
+
+def counted(folder: Path) -> SegmentationCollector:
+    frames = some_frames(folder)
+    blocks = Blocks.of(frames.frames)
+    collector = SegmentationCollector("moe-simple", tuple(CLASSES), blocks, ("day", "dusk"), BASE)
+    models = {"moe-simple": some_models()["moe-simple"]}
+    run_models(models, frames, {"moe-simple": [collector]}, batch_size=3)
+    return collector
+
+
+def take_part(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), 2)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    try:
+        collector = counted(folder / f"data-{rank}")
+        torch.save(collector.confusion, folder / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_processes_share_the_frames_and_count_as_one(tmp_path: Path) -> None:
+    spawn(take_part, (tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+    alone = counted(tmp_path / "alone").confusion
+    for rank in (0, 1):
+        assert torch.equal(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone)
+    assert int(alone.sum()) == 8 * SIZE[0] * SIZE[1]
