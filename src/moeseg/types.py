@@ -61,11 +61,16 @@ class Prediction:
         logits: (B, C, H, W) at image size; a mean of probabilities leaves as its log.
         weights: (B, E, K), >= 0, summing to 1 over E; None without a gate.
         expert_logits: (B, E, C, H, W) at image size; None unless asked for.
+        ids: (B, H, W) int64 classes of the largest logits; the inference loop fills it in, so that
+            no two collectors compute it.
+        expert_ids: (B, E, H, W) int64, the same of each expert; None unless a collector asks.
     """
 
     logits: Tensor
     weights: Tensor | None = None
     expert_logits: Tensor | None = None
+    ids: Tensor | None = None
+    expert_ids: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

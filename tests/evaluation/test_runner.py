@@ -31,13 +31,21 @@ BASE: Row = {
 class Keeping:
     """A collector that keeps what it is handed."""
 
-    def __init__(self) -> None:
+    def __init__(self, needs_experts: bool = False) -> None:
+        self.needs_experts = needs_experts
         self.seen: dict[str, Tensor] = {}
+        self.ids: dict[str, Tensor] = {}
+        self.expert_ids: dict[str, Tensor] = {}
         self.synced = 0
 
     def update(self, prediction: Prediction, label: Tensor, keys: Sequence[str]) -> None:
         assert label.shape == (len(keys), *SIZE)
         self.seen |= dict(zip(keys, prediction.logits.clone(), strict=True))
+        assert prediction.ids is not None
+        self.ids |= dict(zip(keys, prediction.ids, strict=True))
+        assert (prediction.expert_ids is not None) == self.needs_experts
+        if prediction.expert_ids is not None:
+            self.expert_ids |= dict(zip(keys, prediction.expert_ids, strict=True))
 
     def sync(self) -> None:
         self.synced += 1
@@ -75,6 +83,26 @@ def test_each_prediction_is_the_models_own_on_every_frame(tmp_path: Path) -> Non
             with torch.inference_mode():
                 own = model(image[None]).logits[0]
             assert torch.allclose(kept[name].seen[key], own, atol=1e-5), (name, key)
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_classes_of_model_and_experts_come_with_the_prediction(
+    tmp_path: Path, scored: bool
+) -> None:
+    models, frames = some_models(), some_frames(tmp_path)
+    kept = {name: Keeping(name.startswith("moe-")) for name in models}
+    asked = [name for name in models if scored or name.startswith("moe-")]
+    run_models(models, frames, {name: [kept[name]] for name in asked}, batch_size=3)
+    for name in asked:
+        model = models[name]
+        for image, _, key in (frames[i] for i in range(len(frames))):
+            with torch.inference_mode():
+                whole = model(image[None], expert_logits=True)
+            assert torch.equal(kept[name].ids[key], whole.logits[0].argmax(0))
+            if name.startswith("moe-"):
+                assert whole.expert_logits is not None
+                # (1, E, C, H, W) -> (E, H, W), in the mixture's own order of experts
+                assert torch.equal(kept[name].expert_ids[key], whole.expert_logits[0].argmax(1))
 
 
 def test_each_expert_runs_once_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

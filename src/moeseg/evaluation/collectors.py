@@ -28,11 +28,14 @@ Confusions = NDArray[np.int64]
 class Collector(Protocol):
     """What the inference loop knows of a measure: fixed-size state that sums over ranks."""
 
+    needs_experts: bool
+    """Whether predictions must carry `expert_ids`."""
+
     def update(self, prediction: Prediction, label: Tensor, keys: Sequence[str]) -> None:
         """Take in a batch.
 
         Args:
-            prediction: logits (B, C, H, W), and what else the model gives.
+            prediction: logits (B, C, H, W), ids (B, H, W), and what else the model gives.
             label: (B, H, W) uint8 ids, 255 ignored.
             keys: B frame keys.
         """
@@ -67,6 +70,7 @@ class SegmentationCollector:
             raise UsageError(f"expected class names that differ, got {double} more than once.")
         for subset in subsets:
             blocks.members(subset)
+        self.needs_experts = False
         self.model = model
         self.classes = tuple(classes)
         self.blocks = blocks
@@ -93,7 +97,9 @@ class SegmentationCollector:
                 "score it with the taxonomy it was trained on."
             )
         units = torch.tensor([self.blocks.unit_of(key) for key in keys], dtype=torch.int64)
-        ids = class_ids(prediction.logits, what=f"the logits of {self.model!r} on {list(keys)}")
+        ids = prediction.ids
+        if ids is None:
+            ids = class_ids(prediction.logits, what=f"the logits of {self.model!r} on {list(keys)}")
         found = confusion_per_image(ids, label.to(ids.device), len(self.classes))  # (B, C, C)
         self.confusion.index_add_(0, units, found.cpu())
         self.images.index_add_(0, units, torch.ones_like(units))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from moeseg.data import SegmentationDataset
 from moeseg.evaluation.collectors import Collector
-from moeseg.models import Expert, Segmenter
+from moeseg.metrics import class_ids
+from moeseg.models import Expert, Segmenter, resize
 from moeseg.progress import track
 from moeseg.types import ExpertOutput
 
@@ -29,8 +31,10 @@ def run_models(
 ) -> None:
     """Predict every frame with every model and hand each prediction to the model's collectors.
 
-    An expert that several models share runs once a batch. Under an initialised process group every
-    rank takes its share of the frames and the collectors' states are summed at the end.
+    An expert that several models share runs once a batch, and its classes at full size are found
+    once, whether it is scored itself or a collector of a mixture needs them. Under an initialised
+    process group every rank takes its share of the frames and the collectors' states are summed at
+    the end.
 
     Args:
         models: by name, in any training mode; modes are as before afterwards.
@@ -53,11 +57,22 @@ def run_models(
             size = (int(images.shape[-2]), int(images.shape[-1]))
             images, label = images.to(device), label.to(device)
             outputs: dict[int, ExpertOutput] = {id(e): e.output(images) for e in experts}
+            classes: dict[int, Tensor] = {}  # of experts, (B, H, W) each
             for name, model in models.items():
                 if not collectors.get(name):
                     continue
                 own = [outputs[id(expert)] for expert in model.experts]
                 prediction = model.combine(own, size)
+                ids = class_ids(prediction.logits, what=f"the logits of {name!r} on {list(keys)}")
+                if isinstance(model, Expert):
+                    classes[id(model)] = ids
+                each = None
+                if any(collector.needs_experts for collector in collectors[name]):
+                    for expert, output in zip(model.experts, own, strict=True):
+                        if id(expert) not in classes:
+                            classes[id(expert)] = class_ids(resize(output.logits, size))
+                    each = torch.stack([classes[id(e)] for e in model.experts], 1)  # (B, E, H, W)
+                prediction = replace(prediction, ids=ids, expert_ids=each)
                 for collector in collectors[name]:
                     collector.update(prediction, label, keys)
     for several in collectors.values():
