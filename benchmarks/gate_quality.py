@@ -156,14 +156,14 @@ def fit(
     if from_cache:
         source = CachedOutputs(train, gate.batch_size, seed)
     else:
-        data = run.dataset(gate_frames(run), augmented=True)
+        data = run.training_dataset(gate_frames(run), augmented=True)
         workers = run.study.data.workers
         source = LiveOutputs(experts, data, gate.batch_size, seed, workers=workers)
     with contextlib.redirect_stderr(io.StringIO()):  # its news
         train_gates(
             mixtures,
             source,
-            CachedOutputs(val, gate.batch_size, shuffle=False),
+            CachedOutputs(val, gate.batch_size, training=False),
             gate.model_copy(update={"pixels": pixels, "choose": "last"}),
             out,
             seed=seed,

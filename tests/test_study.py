@@ -18,7 +18,7 @@ from moeseg.config import EvalConfig, Study, load_study, parse_study
 from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.rows import read_rows, validate_row
 from moeseg.evaluation.stages import load_models, model_names, scored_frames
-from moeseg.models import Mixture
+from moeseg.models import Gate, Mixture
 from moeseg.run import Run
 from moeseg.study import ledger, plan, run_study
 from moeseg.training.frames import gate_frames, network_frames, split_held_out
@@ -150,8 +150,10 @@ def test_gates_were_trained_and_experts_left_alone(finished: Run) -> None:
         assert isinstance(mixture, Mixture)
         from moeseg.training.stages import initial_mixtures
 
-        start = initial_mixtures(finished, list(mixture.experts))[name]
-        assert not torch.equal(start.gate.conv1.weight, mixture.gate.conv1.weight)
+        start = initial_mixtures(finished, list(mixture.experts))[name].gate
+        assert isinstance(start, Gate)
+        assert isinstance(mixture.gate, Gate)
+        assert not torch.equal(start.conv1.weight, mixture.gate.conv1.weight)
         assert (mixture.head is not None) == config.conv
 
 

@@ -89,13 +89,25 @@ class DataConfig(Strict):
     """A built-in label set or a YAML file; null is the data set's own. `manifest` has none."""
     labels: Literal["colours", "ids"] = "colours"
     """Manifest only: what a label picture holds."""
+    label_colours: Literal["all", "first-only"] = "all"
+    """A habit of the original: `first-only` trains on labels in which every colour but the first of
+    its class (e.g. "Truck 2") is class 0. Wrong: such objects are taught as cars. Scores always use
+    all colours."""
     size: Extent
-    """H, W at which networks train; frames are squeezed to it."""
+    """H, W at which networks train."""
+    fit: Literal["pad", "squeeze"] = "pad"
+    """How frames come to `size`: `pad` keeps their proportions and fills up right and bottom,
+    where no pixel counts. A habit of the original: `squeeze` stretches them; wrong, since shapes
+    then hang on the camera's format and the network is of no use at another."""
     select: dict[str, dict[Split, PickConfig]] | None = None
     """Own subsets, cut from what the reader found; null keeps the reader's."""
     limit: dict[Split, Positive] = {}
     """At most so many frames of each subset, evenly spaced; for trying things out."""
     augment: AugmentConfig = AugmentConfig()
+    shuffle: bool = True
+    """A habit of the original: false shows training frames in the order of their lists. Wrong:
+    batches are of one drive, a join's first subset is forgotten over its last, and BatchNorm
+    ends on the last one's statistics."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Loader processes; 0 loads in the training process."""
     synthetic: SyntheticConfig = SyntheticConfig()
@@ -113,7 +125,8 @@ class ArchitectureConfig(Strict):
     channels: Positive = 256
     """Width of ASPP and decoder of DeepLabv3+."""
     normalisation: Literal["imagenet", "none"] = "imagenet"
-    """Mean and standard deviation that the network takes off its [0, 1] input."""
+    """Mean and standard deviation that the network takes off its [0, 1] input. A habit of the
+    original: `none`; wrong with ImageNet weights, which were trained on normalised input."""
     pretrained: Literal["imagenet"] | None = None
     """Start the encoder from torchvision's ImageNet weights."""
     arguments: dict[str, Any] = {}
@@ -142,7 +155,8 @@ class OptimizerConfig(Strict):
     lr: Annotated[float, Field(gt=0)] = 0.01
     """Learning rate at the start."""
     momentum: Fraction = 0.9
-    """SGD only."""
+    """SGD only. A habit of the original: 0.99 with a constant rate; wrong in that the weights
+    average over a hundred steps and never settle."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     """Adam and AdamW only."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
@@ -165,6 +179,10 @@ class TrainingConfig(Strict):
     """Weights of the cross-entropy, scaled so that the average training pixel weighs 1."""
     choose: Literal["best", "last"] = "best"
     """Keep the epoch with the best validation mIoU, or the last one."""
+    miou_classes: Literal["truth", "union"] = "truth"
+    """Classes that the validation mIoU is a mean of when it chooses the epoch, of experts and of
+    gates: those in the ground truth. A habit of the original: `union` adds those predicted; wrong,
+    since a single false pixel of an absent class then costs as much as a class. Rows hold both."""
     early_stopping: Positive | None = None
     """Stop after so many epochs without a lower validation loss."""
     val_every: Positive = 1
@@ -205,6 +223,10 @@ class GateConfig(Strict):
     """The part of each subset's training frames that is held out."""
     choose: Literal["best", "last"] = "best"
     """Keep each mixture's epoch with the best validation mIoU, or the last one."""
+    expert_batchnorm: Literal["hold", "adapt"] = "hold"
+    """A habit of the original: `adapt` fits gates with the frozen experts in training mode. Wrong:
+    dropout is on, their BatchNorm statistics drift, and each mixture keeps changed experts of its
+    own, so it is compared with experts that it does not hold. Runs the experts at every step."""
     end_to_end: bool = False
     """Run the experts at every step instead of once: the slow reference."""
     cache: CacheConfig = CacheConfig()
@@ -227,8 +249,8 @@ class ExpertConfig(Strict):
 class MixtureConfig(Strict):
     """One mixture over all experts of the study."""
 
-    gate: Literal["simple", "classwise"]
-    """One weight per image and expert, or per image, class and expert."""
+    gate: Literal["simple", "classwise", "constant", "constant-classwise", "shared-trunk"]
+    """One weight per image and expert, or per image, class and expert; the others are controls."""
     conv: bool = False
     """A 3x3 convolution over the weighted sum."""
     pool: Extent | None = None
@@ -248,6 +270,24 @@ class EvalConfig(Strict):
     """H, W at scoring; null is the training size."""
     sheet: Annotated[int, Field(ge=0)] = 3
     """Frames of each subset on the contact sheet."""
+
+
+HABITS: dict[str, object] = {
+    "data.label_colours": "first-only",
+    "data.fit": "squeeze",
+    "data.shuffle": False,
+    "architecture.normalisation": "none",
+    "training.miou_classes": "union",
+    "training.optimizer.schedule": "constant",
+    "training.optimizer.momentum": 0.99,
+    "gate.expert_batchnorm": "adapt",
+}
+"""Settings by which the original system differs from the defaults, with its values."""
+
+GATE_CONTROLS = ("constant", "constant-classwise", "shared-trunk")
+CONTROLS = (*GATE_CONTROLS, "two-seed", "merged")
+SECOND = "baseline-2"
+"""The network that the control `two-seed` joins with the baseline: the same with the next seed."""
 
 
 class Study(Strict):
@@ -274,6 +314,11 @@ class Study(Strict):
     """Rules that join all experts without training: model `ensemble-<rule>` for each."""
     mixtures: dict[Annotated[str, Field(pattern=r"^moe-[\w.-]+$")], MixtureConfig] = {}
     """Mixtures over all experts, by model name, which begins with `moe-`."""
+    controls: tuple[str, ...] = ()
+    """Models that a mixture must beat for its gate to be worth having: `constant` and
+    `constant-classwise` (learned weights without input), `shared-trunk` (class-wise weights from
+    one convolution), `mean-gate-<mixture>` (its weights replaced by their mean over the training
+    frames), `two-seed` (ensemble of two baselines), `merged` (the experts' weights averaged)."""
     gate: GateConfig = GateConfig()
     eval: EvalConfig = EvalConfig()
     published: dict[str, dict[str, float]] = {}
@@ -286,6 +331,11 @@ class Study(Strict):
                 "mixtures and ensembles need two or more experts; add one under `experts`, or set "
                 "`mixtures: {}` and `ensembles: []`"
             )
+        known = (*CONTROLS, *(f"mean-gate-{name}" for name in self.mixtures))
+        if unknown := [name for name in self.controls if name not in known]:
+            raise ValueError("; ".join(unknown_name("control", name, known) for name in unknown))
+        if "two-seed" in self.controls and self.baseline is None:
+            raise ValueError("the control `two-seed` needs a baseline, and `baseline` is null")
         return self
 
     @property
@@ -298,15 +348,39 @@ class Study(Strict):
 
     def networks(self) -> dict[str, ExpertConfig]:
         """Return every network that is trained end to end, by model name, baseline first."""
-        baseline = {} if self.baseline is None else {"baseline": self.baseline}
-        return baseline | {f"expert-{name}": expert for name, expert in self.experts.items()}
+        networks = {} if self.baseline is None else {"baseline": self.baseline}
+        if self.baseline is not None and "two-seed" in self.controls:
+            networks[SECOND] = self.baseline
+        return networks | {f"expert-{name}": expert for name, expert in self.experts.items()}
+
+    def gated(self) -> dict[str, MixtureConfig]:
+        """Return every model whose gate is fitted, by model name: mixtures, then controls."""
+        controls = [name for name in self.controls if name in GATE_CONTROLS]
+        return self.mixtures | {
+            name: MixtureConfig.model_validate({"gate": name}) for name in controls
+        }
+
+    def seed_of(self, network: str) -> int:
+        """Return the seed of a network's weights, order and augmentation."""
+        return self.seed + 1 if network == SECOND else self.seed
+
+    def habits(self) -> dict[str, object]:
+        """Return the habits of the original that this study keeps, as dotted settings."""
+        kept: dict[str, object] = {}
+        for path, value in HABITS.items():
+            own: object = self
+            for name in path.split("."):
+                own = getattr(own, name)
+            if own == value:
+                kept[path] = value
+        return kept
 
     def subset_of(self, network: str) -> str:
         """Return the subset that a network trains on."""
         own = self.networks()[network].subset
         if own is not None:
             return own
-        return self.joined if network == "baseline" else network.removeprefix("expert-")
+        return network.removeprefix("expert-") if network.startswith("expert-") else self.joined
 
     def architecture_of(self, network: str) -> ArchitectureConfig:
         """Return a network's architecture, its own settings over the study's."""

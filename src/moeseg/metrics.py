@@ -7,6 +7,7 @@ intervals and tables live in `moeseg.evaluation`; this sits below training, whic
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -100,26 +101,45 @@ def confusion_per_image(prediction: Tensor, label: Tensor, num_classes: int) -> 
     Raises:
         DataError: shapes differ, or an id is outside its range.
     """
-    if prediction.shape != label.shape:
+    if prediction.numel():
+        _check_range("prediction", prediction, num_classes - 1)
+    return counts_by_label(prediction, label, num_classes, num_classes)
+
+
+def counts_by_label(values: Tensor, label: Tensor, num_classes: int, num_values: int) -> Tensor:
+    """Count what is found at the pixels of each true class, each image by itself.
+
+    Args:
+        values: (B, ...) integers in 0..V-1, not checked.
+        label: same shape, integer class ids in 0..C-1 or 255, which is not counted.
+        num_classes: C, 1..255.
+        num_values: V.
+
+    Returns:
+        (B, C, V) int64.
+
+    Raises:
+        DataError: shapes differ, or a label id is no class.
+    """
+    if values.shape != label.shape:
         raise DataError(
-            f"expected a label of the prediction's shape {tuple(prediction.shape)}, got "
+            f"expected a label of the prediction's shape {tuple(values.shape)}, got "
             f"{tuple(label.shape)}; resize one of them to the other."
         )
-    batch = prediction.shape[0]
-    if prediction.numel() == 0:
-        return torch.zeros(batch, num_classes, num_classes, dtype=torch.int64, device=label.device)
-    _check_range("prediction", prediction, num_classes - 1)
+    batch = values.shape[0]
+    if values.numel() == 0:
+        return torch.zeros(batch, num_classes, num_values, dtype=torch.int64, device=label.device)
     _check_range("label", label, IGNORE)
-    # One cell per (image, label id, predicted id): all 256 label ids are counted, so ignored
-    # pixels need no mask and an id that is no class shows in a row of its own.
+    # One cell per (image, label id, value): all 256 label ids are counted, so ignored pixels need
+    # no mask and an id that is no class shows in a row of its own.
     rows = IGNORE + 1
-    cell = label.to(torch.int32).mul_(num_classes).add_(prediction.to(torch.int32))
+    cell = label.to(torch.int32).mul_(num_values).add_(values.to(torch.int32))
     if batch > 1:
-        start = torch.arange(batch, dtype=torch.int32, device=label.device) * (rows * num_classes)
+        start = torch.arange(batch, dtype=torch.int32, device=label.device) * (rows * num_values)
         cell += start.view(batch, *[1] * (cell.ndim - 1))
-    counts = torch.bincount(cell.flatten(), minlength=batch * rows * num_classes)
-    counts = counts.view(batch, rows, num_classes)  # (B * 256 * C,) -> (B, 256, C)
-    strange = counts[:, num_classes:IGNORE].sum(dim=(0, 2))  # (B, 255 - C, C) -> (255 - C,)
+    counts = torch.bincount(cell.flatten(), minlength=batch * rows * num_values)
+    counts = counts.view(batch, rows, num_values)  # (B * 256 * V,) -> (B, 256, V)
+    strange = counts[:, num_classes:IGNORE].sum(dim=(0, 2))  # (B, 255 - C, V) -> (255 - C,)
     if bool(strange.any()):
         ids = (strange.nonzero().flatten() + num_classes).tolist()
         raise DataError(
@@ -158,6 +178,12 @@ def scores(confusion: Tensor) -> SegmentationScores:
         pixels=pixels,
         classes_used=int(seen.sum()),
     )
+
+
+def miou_over(confusion: Tensor, classes: Literal["truth", "union"]) -> float:
+    """Return the mIoU of a (C, C) matrix over one class set; 0 where nothing was counted."""
+    result = scores(confusion)
+    return (result.miou if classes == "truth" else result.miou_union) or 0.0
 
 
 def marginals(confusions: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from moeseg import __version__
 from moeseg.config import Study
 from moeseg.data import Augment, Catalogue, SegmentationDataset
+from moeseg.data.labels import ReadLabel
 from moeseg.data.open import open_catalogue
 from moeseg.errors import DataError, UsageError
 from moeseg.files import fingerprint, remove, write_text
@@ -90,16 +91,29 @@ class Run:
         parts = [part for part in subset.split("+") if part in present]
         return self.catalogue.select("+".join(parts), "val") if parts else ()
 
-    def dataset(
-        self, frames: Sequence[Frame], *, augmented: bool = False, size: Size | None = None
+    def dataset(self, frames: Sequence[Frame], size: Size | None = None) -> SegmentationDataset:
+        """Return a data set over frames to be scored, at the training size or another."""
+        data = self.study.data
+        size = size or data.size
+        return SegmentationDataset(frames, self.catalogue.read_label, size, fit=data.fit)
+
+    def training_dataset(
+        self, frames: Sequence[Frame], *, augmented: bool = False, seed: int | None = None
     ) -> SegmentationDataset:
-        """Return a data set over frames at the training size or another."""
-        settings = self.study.data.augment
-        augment = Augment(**settings.model_dump()) if augmented else None
-        size = size or self.study.data.size
+        """Return a data set over frames to learn or to choose an epoch from."""
+        data = self.study.data
+        augment = Augment(**data.augment.model_dump()) if augmented else None
+        seed = self.study.seed if seed is None else seed
         return SegmentationDataset(
-            frames, self.catalogue.read_label, size, augment, self.study.seed
+            frames, self.read_training_label, data.size, augment, seed, data.fit
         )
+
+    @functools.cached_property
+    def read_training_label(self) -> ReadLabel:
+        """Function that reads a label as networks are taught it (`data.label_colours`)."""
+        labels = self.catalogue.labels
+        first_only = self.study.data.label_colours == "first-only"
+        return (labels.first_colours_only() if first_only else labels).read
 
     def frames_print(self, frames: Sequence[Frame]) -> str:
         """Return a fingerprint of frames: names, subsets and sizes of the files on disk."""

@@ -20,7 +20,7 @@ from moeseg.training.stages import training_stages
 def stages(run: Run) -> list[Stage]:
     """Return all stages of a study, in an order in which each finds what it needs."""
     scenes = [_scenes_stage()] if run.study.data.reader == "synthetic" else []
-    return [*scenes, *training_stages(run), *evaluation_stages(run)]
+    return [*scenes, *training_stages(run), *evaluation_stages(run, {})]
 
 
 def ledger(run: Run) -> Ledger:
@@ -89,7 +89,8 @@ def plan(run: Run) -> list[tuple[str, str, Cost]]:
 def _needed(run: Run, book: Ledger, models: Sequence[str]) -> dict[str, Stage]:
     makers = {f"train-{name}": [name] for name in run.study.networks()}
     makers["ensembles"] = [f"ensemble-{rule}" for rule in run.study.ensembles]
-    makers["gates"] = list(run.study.mixtures)
+    makers["gates"] = list(run.study.gated())
+    makers["controls"] = [name for name in run.study.controls if name not in run.study.gated()]
     known = [name for made in makers.values() for name in made]
     if unknown := [name for name in models if name not in known]:
         raise UsageError("\n".join(unknown_name("model", name, known) for name in unknown))

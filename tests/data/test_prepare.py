@@ -60,7 +60,7 @@ def test_layout_and_readers(found: Catalogue, tmp_path: Path) -> None:
 def test_pictures_are_those_of_the_raw_path_bit_for_bit(found: Catalogue, tmp_path: Path) -> None:
     copy = prepare(found, tmp_path / "out", SIZE)
     for raw, ready in zip(found.frames, copy.frames, strict=True):
-        image, label = load(raw, found.read_label, SIZE)
+        image, label = load(raw, found.read_label, SIZE, "pad")
         stored = torch.from_numpy(read_rgb(ready.image)).permute(2, 0, 1)
         assert image.dtype == stored.dtype == torch.uint8
         assert torch.equal(image, stored)
@@ -109,9 +109,9 @@ def test_a_newer_source_is_copied_again(found: Catalogue, tmp_path: Path) -> Non
 
 def test_another_size_or_foreign_files_are_refused(found: Catalogue, tmp_path: Path) -> None:
     prepare(found, tmp_path / "out", SIZE)
-    with pytest.raises(DataError, match="got another data set, size or taxonomy"):
+    with pytest.raises(DataError, match="got another data set, size, fit or taxonomy"):
         prepare(found, tmp_path / "out", (8, 12))
-    with pytest.raises(DataError, match="got another data set, size or taxonomy"):
+    with pytest.raises(DataError, match="got another data set, size, fit or taxonomy"):
         prepare(found.in_taxonomy(Taxonomy.load("a2d2-11")), tmp_path / "out", SIZE)
     with pytest.raises(DataError, match="got files of another kind"):
         prepare(found, tmp_path / "raw", SIZE)

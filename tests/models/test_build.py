@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from moeseg.errors import CheckpointError, MoesegError, UsageError
 from moeseg.models import (
     Expert,
+    Gate,
     backbones,
     build_ensemble,
     build_expert,
@@ -46,6 +47,7 @@ def test_published_numbers() -> None:
     assert expert.classifier.aspp.project[3].p == 0.1
     # 912 x 912 at stride 16: 57 * 57 cells
     gate = build_gate("classwise", [expert, expert], (912, 912))
+    assert isinstance(gate, Gate)
     assert gate.conv1.weight.shape == (38, 512, 3, 3)
     assert gate.fc1.weight.shape == (38, 128, 57 * 57)
     assert gate.fc2.weight.shape == (38, 2, 128)

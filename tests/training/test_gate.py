@@ -141,7 +141,7 @@ def test_mirrored_records_are_the_outputs_of_mirrored_photos(
     frames: SegmentationDataset, experts: list[Expert], tmp_path: Path
 ) -> None:
     source = cached(experts, frames, tmp_path / "cache", mirrored=True)
-    source.shuffle = False
+    source.training = False
     image, label, _ = frames[1]
     mirrored = source._batch([len(frames) + 1])
     expected = experts[0].output(image[None].flip(-1))

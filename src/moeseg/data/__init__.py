@@ -19,7 +19,15 @@ from moeseg.data.manifest import read_manifest
 from moeseg.data.pictures import MissingFile, WrongSize, read_rgb, read_single, write_png
 from moeseg.data.prepare import prepare, read_prepared
 from moeseg.data.taxonomy import Taxonomy, UnknownLabels
-from moeseg.data.transforms import Augment, resize_image, resize_label
+from moeseg.data.transforms import (
+    Augment,
+    Fit,
+    fit_image,
+    fit_label,
+    fitted_extent,
+    resize_image,
+    resize_label,
+)
 
 __all__ = [
     "Augment",
@@ -27,6 +35,7 @@ __all__ = [
     "ClassCounts",
     "EpochBatches",
     "Finding",
+    "Fit",
     "LabelFormat",
     "MissingFile",
     "Pick",
@@ -39,6 +48,9 @@ __all__ = [
     "check",
     "class_weights",
     "count_classes",
+    "fit_image",
+    "fit_label",
+    "fitted_extent",
     "limit",
     "load",
     "near_neighbours",

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from moeseg.data.labels import ReadLabel
 from moeseg.data.pictures import Pixels, read_rgb, same_size
-from moeseg.data.transforms import Augment, augmented, resize_image, resize_label, unit_range
+from moeseg.data.transforms import Augment, Fit, augmented, fit_image, fit_label, unit_range
 from moeseg.errors import UsageError
 from moeseg.types import Frame, Size
 
@@ -23,7 +23,7 @@ Item = tuple[Tensor, Tensor, str]
 
 
 class SegmentationDataset(Dataset[Item]):
-    """Photos with their labels, squeezed to one size.
+    """Photos with their labels, brought to one size.
 
     Args:
         frames: what is loaded; each needs a label.
@@ -31,6 +31,7 @@ class SegmentationDataset(Dataset[Item]):
         size: (H, W) of the items; None keeps the size of the files.
         augment: random changes; None for none (validation and test).
         seed: of the random changes.
+        fit: how a frame comes to `size`: with its proportions and padding, or squeezed.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class SegmentationDataset(Dataset[Item]):
         size: Size | None,
         augment: Augment | None = None,
         seed: int = 0,
+        fit: Fit = "pad",
     ) -> None:
         self.frames = tuple(frames)
         self.read_label = read_label
         self.size = size
+        self.fit = fit
         self.augment = augment
         self.seed = seed
 
@@ -66,15 +69,15 @@ class SegmentationDataset(Dataset[Item]):
         """
         place, draw = index if isinstance(index, tuple) else (index, 0)
         frame = self.frames[place]
-        image, label = load(frame, self.read_label, self.size)
+        image, label = load(frame, self.read_label, self.size, self.fit)
         if self.augment is None:
             return unit_range(image), label, frame.key
         generator = seeded(self.seed, draw, place)
         return (*augmented(image, label, self.augment, generator), frame.key)
 
 
-def load(frame: Frame, read_label: ReadLabel, size: Size | None) -> tuple[Tensor, Tensor]:
-    """Load a frame's photo and label, squeezed to a size; also what `prepare` writes.
+def load(frame: Frame, read_label: ReadLabel, size: Size | None, fit: Fit) -> tuple[Tensor, Tensor]:
+    """Load a frame's photo and label, brought to a size; also what `prepare` writes.
 
     Returns:
         (3, H, W) uint8 and (H, W) uint8 ids.
@@ -89,7 +92,7 @@ def load(frame: Frame, read_label: ReadLabel, size: Size | None) -> tuple[Tensor
     image, label = _tensor(photo).permute(2, 0, 1), _tensor(ids)  # (H, W, 3) -> (3, H, W)
     if size is None:
         return image, label
-    return resize_image(image, size), resize_label(label, size)
+    return fit_image(image, size, fit), fit_label(label, size, fit)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):

@@ -73,6 +73,23 @@ class LabelFormat:
             self.files.check_ids(ids, str(frame.label))
         return ids if self._table is None else np.frombuffer(self._table, np.uint8)[ids]
 
+    def first_colours_only(self) -> LabelFormat:
+        """Return the same files with every colour but the first of its class read as class 0.
+
+        Raises:
+            UsageError: the files hold no colours, or one colour of each class.
+        """
+        first = tuple(colours[:1] for colours in self.files.colours)
+        others = tuple(c for colours in self.files.colours[1:] for c in colours[1:])
+        if self.coding != "colours" or not others:
+            raise UsageError(
+                "data.label_colours: first-only needs label files in which a class has several "
+                f"colours, got {self.coding} of taxonomy {self.files.name!r}; leave it at `all`."
+            )
+        files = replace(self.files, colours=((*self.files.colours[0], *others), *first[1:]))
+        own = self.files == self.taxonomy
+        return replace(self, files=files, taxonomy=files if own else self.taxonomy)
+
     def in_taxonomy(self, taxonomy: Taxonomy) -> LabelFormat:
         """Return the same files read in another taxonomy.
 

@@ -97,7 +97,7 @@ def _own_labels(config: DataConfig, folder: Path, strict: bool) -> Catalogue:
         return read_a2d2(data_root(config), config.lists, strict=strict)
     if config.reader == "camvid":
         return read_camvid(data_root(config), strict=strict)
-    return read_prepared(data_root(config), strict=strict)
+    return read_prepared(data_root(config), fit=config.fit, strict=strict)
 
 
 def _scenes(config: DataConfig, root: Path, strict: bool) -> Catalogue:

@@ -7,6 +7,7 @@ generator that the caller hands in, so an item depends on nothing else. Sizes ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -69,6 +70,37 @@ def resize_label(label: Tensor, size: Size) -> Tensor:
     return resized[0]
 
 
+Fit = Literal["pad", "squeeze"]
+
+
+def fitted_extent(size: Size, target: Size, fit: Fit) -> Size:
+    """Return the H, W that a picture of `size` has inside `target`, at its upper left corner."""
+    if fit == "squeeze":
+        return target[0], target[1]
+    factor = min(target[0] / size[0], target[1] / size[1])
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def fit_image(image: Tensor, target: Size, fit: Fit) -> Tensor:
+    """Bring a photo (..., H, W) to `target`; padding repeats its right and lower edge."""
+    extent = fitted_extent((int(image.shape[-2]), int(image.shape[-1])), target, fit)
+    resized = resize_image(image, extent)
+    if extent == tuple(target):
+        return resized
+    padded: Tensor = F.pad(resized, _border(extent, target), padding_mode="edge")
+    return padded
+
+
+def fit_label(label: Tensor, target: Size, fit: Fit) -> Tensor:
+    """Bring ids (H, W) to `target`; padding is ignored."""
+    extent = fitted_extent((int(label.shape[0]), int(label.shape[1])), target, fit)
+    resized = resize_label(label, extent)
+    if extent == tuple(target):
+        return resized
+    padded: Tensor = F.pad(resized[None], _border(extent, target), fill=IGNORE)
+    return padded[0]
+
+
 def augmented(
     image: Tensor, label: Tensor, augment: Augment, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
@@ -116,6 +148,11 @@ def _scaled(
     top = _place(max(0, size[0] - height), generator)
     left = _place(max(0, size[1] - width), generator)
     return F.crop(photo, top, left, height, width), F.crop(mask, top, left, height, width)
+
+
+def _border(extent: Size, target: Size) -> list[int]:
+    """Return left, top, right and bottom padding."""
+    return [0, 0, target[1] - extent[1], target[0] - extent[0]]
 
 
 def _jittered(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:

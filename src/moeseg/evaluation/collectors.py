@@ -6,8 +6,10 @@ block. The loop itself is `evaluation.runner`; other measures bring collectors o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,11 +18,13 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moeseg.config import CONTROLS
 from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.intervals import MIN_SEQUENCES, Blocks, CiUnit, miou_interval
 from moeseg.evaluation.rows import BASE_KEYS, validate_row
 from moeseg.metrics import class_ids, confusion_per_image, scores
-from moeseg.types import Prediction, Row
+from moeseg.models import Model
+from moeseg.types import Frame, Prediction, Row
 
 Confusions = NDArray[np.int64]
 
@@ -45,6 +49,35 @@ class Collector(Protocol):
 
     def rows(self) -> list[Row]:
         """Return the results so far."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all models of one evaluation share; whoever brings a measure makes collectors for it.
+
+    Attributes:
+        classes: C class names, in id order.
+        frames: what is predicted, each once.
+        blocks: of these frames.
+        subsets: names and joins that get rows.
+        base: the keys that all rows share, without the model's own; see `rows.BASE_KEYS`.
+        experts: name of each expert that is a model of its own, by `id` of the expert.
+        trained: the subset that each of these was trained on, by name, as far as it is known.
+        folder: where files beside the rows go; None where there are none.
+    """
+
+    classes: tuple[str, ...]
+    frames: tuple[Frame, ...]
+    blocks: Blocks
+    subsets: tuple[str, ...]
+    base: Row
+    experts: Mapping[int, str]
+    trained: Mapping[str, str]
+    folder: Path | None = None
+
+
+Measure = Callable[[str, Model, Ground], Sequence[Collector]]
+"""Makes the collectors of one model, by its name; none where the measure does not apply."""
 
 
 class SegmentationCollector:
@@ -88,28 +121,32 @@ class SegmentationCollector:
             DataError: channels, sizes or ids do not fit, or a key is not under evaluation.
             MoesegError: the logits hold NaN.
         """
-        if self._synced:
-            raise RuntimeError("update after sync: the state is already the sum over ranks")
         channels = prediction.logits.shape[1]
         if channels != len(self.classes):
             raise DataError(
                 f"expected {len(self.classes)} classes from {self.model!r}, got {channels}; "
                 "score it with the taxonomy it was trained on."
             )
-        units = torch.tensor([self.blocks.unit_of(key) for key in keys], dtype=torch.int64)
         ids = prediction.ids
         if ids is None:
             ids = class_ids(prediction.logits, what=f"the logits of {self.model!r} on {list(keys)}")
+        self.count(ids, label, keys)
+
+    def count(self, ids: Tensor, label: Tensor, keys: Sequence[str]) -> None:
+        """Count a batch of classes (B, H, W), however they were chosen; else as `update`."""
+        if self._synced:
+            raise RuntimeError("update after sync: the state is already the sum over ranks")
+        units = self.blocks.units_of(keys)
         found = confusion_per_image(ids, label.to(ids.device), len(self.classes))  # (B, C, C)
         self.confusion.index_add_(0, units, found.cpu())
         self.images.index_add_(0, units, torch.ones_like(units))
 
     def sync(self) -> None:
         """Sum counts over ranks if `torch.distributed` runs; a second call does nothing."""
-        if self._synced or not (dist.is_available() and dist.is_initialized()):
+        if self._synced or not several_ranks():
             return
-        self.confusion = _sum_over_ranks(self.confusion)
-        self.images = _sum_over_ranks(self.images)
+        self.confusion = sum_over_ranks(self.confusion)
+        self.images = sum_over_ranks(self.images)
         self._synced = True
 
     def rows(self) -> list[Row]:
@@ -119,7 +156,7 @@ class SegmentationCollector:
             DataError: a frame was counted twice (a sampler that pads does so), or a base key is
                 missing.
         """
-        self._check_counted_once()
+        check_counted_once(self.model, self.blocks, self.images)
         return [self._row(subset) for subset in self.subsets]
 
     def groups(self, subset: str) -> tuple[Confusions, CiUnit]:
@@ -135,20 +172,7 @@ class SegmentationCollector:
 
     def row_base(self, kind: str, subset: str) -> Row:
         """Return the keys that a row of this model on this subset has whatever its kind."""
-        values = {
-            "condition": "clean",
-            **self.base,
-            "kind": kind,
-            "model": self.model,
-            "subset": subset,
-            "images": int(self.images[torch.from_numpy(self.blocks.members(subset))].sum()),
-        }
-        if "size" in values:
-            values["size"] = list(values["size"])
-        missing = [key for key in BASE_KEYS if key not in values]
-        if missing:
-            raise DataError(f"expected the base keys {missing} for the rows of {self.model!r}.")
-        return {**{key: values[key] for key in BASE_KEYS}, **values}
+        return row_head(self.base, kind, self.model, subset, self.blocks, self.images)
 
     def _row(self, subset: str) -> Row:
         confusions, unit = self.groups(subset)
@@ -169,22 +193,14 @@ class SegmentationCollector:
         validate_row(row)
         return row
 
-    def _check_counted_once(self) -> None:
-        for unit, frames in enumerate(self.blocks.unit_frames):
-            if int(self.images[unit]) > frames:
-                raise DataError(
-                    f"expected at most {frames} frames of sequence "
-                    f"{self.blocks.unit_sequence[unit]!r} in a block, got {int(self.images[unit])}"
-                    f" for {self.model!r}; use a sampler that does not repeat frames."
-                )
-
 
 def difference_rows(collectors: Mapping[str, SegmentationCollector]) -> list[Row]:
-    """Return each mixture minus the best expert, the baseline and the mean ensemble, paired.
+    """Return each mixture minus best expert, baseline, mean ensemble and controls, paired.
 
-    Models are known by name: ``moe-...``, ``expert-...``, ``baseline``, ``ensemble-mean``; those
-    that are not there give no row. The best expert is the one with the highest mIoU on the very
-    subset and frames that are scored, which favours it over the mixture.
+    Models are known by name: ``moe-...``, ``expert-...``, ``baseline``, ``ensemble-mean``, those of
+    `config.CONTROLS` and the mixture's own ``mean-gate-...``; what is not there gives no row. The
+    best expert is the one with the highest mIoU on the very subset and frames that are scored,
+    which favours it over the mixture.
 
     Args:
         collectors: by model name, all filled with the same frames at the same size.
@@ -202,7 +218,8 @@ def difference_rows(collectors: Mapping[str, SegmentationCollector]) -> list[Row
         if not name.startswith("moe-"):
             continue
         for subset in mixture.subsets:
-            opponents = [other for other in ("baseline", "ensemble-mean") if other in collectors]
+            known = ("baseline", "ensemble-mean", *CONTROLS, f"mean-gate-{name}")
+            opponents = [other for other in known if other in collectors]
             experts = {other: c for other, c in collectors.items() if other.startswith("expert-")}
             if experts:
                 mious = {other: expert.miou(subset) or 0.0 for other, expert in experts.items()}
@@ -252,7 +269,58 @@ def _check_comparable(collectors: Mapping[str, SegmentationCollector]) -> None:
             )
 
 
-def _sum_over_ranks(state: Tensor) -> Tensor:
+def row_head(base: Row, kind: str, model: str, subset: str, blocks: Blocks, images: Tensor) -> Row:
+    """Return the keys that a row has whatever its kind.
+
+    Args:
+        base: split, dataset, size, architecture, seed, settings, fingerprint, and condition unless
+            ``clean``.
+        kind: of the row.
+        model: name in the table.
+        subset: a name or a join.
+        blocks: of all frames under evaluation.
+        images: (U,) frames counted in each block.
+
+    Raises:
+        DataError: a base key is missing.
+    """
+    values = {
+        "condition": "clean",
+        **base,
+        "kind": kind,
+        "model": model,
+        "subset": subset,
+        "images": int(images[torch.from_numpy(blocks.members(subset))].sum()),
+    }
+    if "size" in values:
+        values["size"] = list(values["size"])
+    missing = [key for key in BASE_KEYS if key not in values]
+    if missing:
+        raise DataError(f"expected the base keys {missing} for the rows of {model!r}.")
+    return {**{key: values[key] for key in BASE_KEYS}, **values}
+
+
+def check_counted_once(model: str, blocks: Blocks, images: Tensor) -> None:
+    """Check that no block counted more frames, `images` (U,), than it has.
+
+    Raises:
+        DataError: a frame was counted twice; a sampler that pads does so.
+    """
+    for unit, frames in enumerate(blocks.unit_frames):
+        if int(images[unit]) > frames:
+            raise DataError(
+                f"expected at most {frames} frames of sequence {blocks.unit_sequence[unit]!r} in a "
+                f"block, got {int(images[unit])} for {model!r}; use a sampler that does not repeat "
+                "frames."
+            )
+
+
+def several_ranks() -> bool:
+    """Return whether this process is one of a `torch.distributed` group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def sum_over_ranks(state: Tensor) -> Tensor:
     """Return the sum of a CPU tensor over ranks; through the GPU where the backend wants that."""
     device = torch.device("cuda") if dist.get_backend() == "nccl" else state.device
     total = state.to(device, copy=True)

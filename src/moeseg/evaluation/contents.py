@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+from moeseg.config import CONTROLS
 from moeseg.errors import DataError
 from moeseg.evaluation.intervals import MIN_SEQUENCES
 from moeseg.types import Row
@@ -20,6 +21,8 @@ Published = Mapping[str, Mapping[str, float]]
 
 Ground = tuple[str, str, tuple[int, int], str]
 """Data set, split, size and condition: what two rows must share to be compared."""
+
+Verdict = Literal["wins", "loses", "undecided"]
 
 _Name = TypeVar("_Name", bound=Hashable)
 _MODELS = (
@@ -32,9 +35,10 @@ _MODELS = (
     "moe-simple-conv",
     "moe-classwise",
     "moe-classwise-conv",
+    *CONTROLS,
 )
 _READINGS = ("miou_union", "pixel_accuracy", "class_accuracy", "fw_iou")
-_OPPONENTS = ("best expert", "baseline", "ensemble-mean")
+_OPPONENTS = ("best expert", "baseline", "ensemble-mean", *CONTROLS)
 _NONE = "-"
 
 
@@ -64,8 +68,8 @@ def tables(rows: Iterable[Row], published: Published | None = None) -> list[Text
         DataError: two rows claim the same cell.
     """
     rows = list(rows)
-    scored = _by_ground(ordered(rows, "segmentation"))
-    differences = _by_ground(ordered(rows, "difference"))
+    scored = by_ground(ordered(rows, "segmentation"))
+    differences = by_ground(ordered(rows, "difference"))
     result = []
     for ground in sorted({*scored, *differences}):
         shown = published if ground[3] == "clean" else None
@@ -95,8 +99,34 @@ def ordered(rows: Iterable[Row], kind: str) -> list[Row]:
     )
 
 
+def verdict(rows: Iterable[Row]) -> Verdict:
+    """Return what ``difference`` rows of one pair of models say, one row a seed.
+
+    Seeds that say different things leave it undecided; so do too few resampling units.
+    """
+    words: set[Verdict] = set()
+    for row in rows:
+        _, high = row["ci95"] or (0.0, 0.0)
+        lost = high < 0.0 and row["ci_units"] >= MIN_SEQUENCES
+        words.add("wins" if row["wins"] else "loses" if lost else "undecided")
+    return words.pop() if len(words) == 1 else "undecided"
+
+
+def by_ground(rows: Iterable[Row]) -> dict[Ground, list[Row]]:
+    """Return rows grouped by what they must share to be compared, in the order they come."""
+    groups: dict[Ground, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_ground(row), []).append(row)
+    return groups
+
+
+def subsets_of(rows: Iterable[Row]) -> list[str]:
+    """Return the subsets that rows speak of, joins last."""
+    return sorted({row["subset"] for row in rows}, key=_subset_order)
+
+
 def _headline(rows: Sequence[Row], published: Published) -> TextTable:
-    subsets = _subsets(rows)
+    subsets = subsets_of(rows)
     told = [s for s in subsets if any(s in of_model for of_model in published.values())]
     cells = _cells(rows, _named(rows))
     missing = [name for name in published if any(s in published[name] for s in told)]
@@ -159,10 +189,10 @@ def _differences(rows: Sequence[Row]) -> TextTable:
     def opponent(row: Row) -> str:
         return "best expert" if row["minus"].startswith("expert-") else str(row["minus"])
 
-    subsets = _subsets(rows)
+    subsets = subsets_of(rows)
     cells = _cells(rows, lambda row: (names(row), opponent(row)))
     lines = [
-        (*pair, *(_verdict(cells.get((pair, subset), ())) for subset in subsets))
+        (*pair, *(_difference_text(cells.get((pair, subset), ())) for subset in subsets))
         for pair in sorted({pair for pair, _ in cells}, key=_pair_order)
     ]
     note = (
@@ -175,17 +205,11 @@ def _differences(rows: Sequence[Row]) -> TextTable:
     return TextTable("mixture minus another model", columns, tuple(lines), frozenset(), note)
 
 
-def _verdict(rows: Sequence[Row]) -> str:
+def _difference_text(rows: Sequence[Row]) -> str:
     mean = _mean(rows, "difference")
     if mean is None:
         return _NONE
-    words = []
-    for row in rows:
-        _, high = row["ci95"] or (0.0, 0.0)
-        few = row["ci_units"] < MIN_SEQUENCES
-        lost = high < 0.0 and not few
-        words.append("wins" if row["wins"] else "loses" if lost else "undecided")
-    word = words[0] if len(set(words)) == 1 else "undecided"
+    word = verdict(rows)
     against = sorted({str(row["minus"]) for row in rows if row["minus"].startswith("expert-")})
     who = f" ({', '.join(against)})" if against else ""
     return f"{_with_spread(rows, 'difference', sign='+')} {word}{who}"
@@ -242,23 +266,12 @@ def _with_spread(rows: Sequence[Row], key: str, *, sign: str = "", bracket: bool
 def _units(rows: Sequence[Row]) -> str:
     """Say what was drawn, subset by subset."""
     told = {row["subset"]: f"{row['ci_units']} {row['ci_unit']}s" for row in rows}
-    return ", ".join(f"{told[subset]} ({subset})" for subset in _subsets(rows))
-
-
-def _by_ground(rows: Iterable[Row]) -> dict[Ground, list[Row]]:
-    groups: dict[Ground, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(_ground(row), []).append(row)
-    return groups
+    return ", ".join(f"{told[subset]} ({subset})" for subset in subsets_of(rows))
 
 
 def _ground(row: Row) -> Ground:
     height, width = row["size"]
     return row["dataset"], row["split"], (height, width), row["condition"]
-
-
-def _subsets(rows: Iterable[Row]) -> list[str]:
-    return sorted({row["subset"] for row in rows}, key=_subset_order)
 
 
 def _subset_order(subset: str) -> tuple[int, str]:

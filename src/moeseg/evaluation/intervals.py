@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from moeseg.errors import DataError, UsageError, unknown_name
 from moeseg.metrics import marginals, miou_of_marginals
@@ -108,6 +109,10 @@ class Blocks:
                 "blocks and loader must be made from the same frames."
             )
         return self.units[key]
+
+    def units_of(self, keys: Sequence[str]) -> Tensor:
+        """Return the units (B,) int64 of the frames with these keys; see `unit_of`."""
+        return torch.tensor([self.unit_of(key) for key in keys], dtype=torch.int64)
 
     def members(self, subset: str) -> NDArray[np.int64]:
         """Return the units of a subset, or of a join such as ``highway+urban``, ascending.
@@ -207,6 +212,21 @@ def miou_interval(
     if minus is not None:
         values = values - bootstrap(minus, counts)
     return interval(values)
+
+
+def share_interval(
+    hits: NDArray[np.float64], of: NDArray[np.float64], *, draws: int = DRAWS
+) -> list[float] | None:
+    """Return the 95 % interval of a share, sum of `hits` over sum of `of`, both (G,) per unit.
+
+    Returns:
+        [low, high], or None with fewer than two units or nothing counted.
+    """
+    if len(of) < 2:
+        return None
+    counts = resample_counts(len(of), draws=draws).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return interval((counts @ hits) / (counts @ of))
 
 
 def _parts(lengths: Sequence[int]) -> list[int]:

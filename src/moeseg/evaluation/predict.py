@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from moeseg.data import Taxonomy, read_rgb, resize_image, write_png
+from moeseg.data import Fit, Taxonomy, fit_image, fitted_extent, read_rgb, write_png
 from moeseg.data.transforms import unit_range
 from moeseg.errors import CheckpointError, UsageError
 from moeseg.evaluation.sheet import overlay
@@ -50,10 +50,11 @@ def predict_files(
     info = read_info(model_folder)
     taxonomy = model_taxonomy(model_folder)
     seen_at: Size = size or (int(info["size"][0]), int(info["size"][1]))
+    fit: Fit = info.get("fit", "pad")
     model = load(model_folder)
     for path in images:
         photo = read_rgb(path, upright=True)
-        ids = predict_ids(model, torch.from_numpy(photo).permute(2, 0, 1), seen_at)
+        ids = predict_ids(model, torch.from_numpy(photo).permute(2, 0, 1), seen_at, fit)
         mask = taxonomy.decode(ids.numpy())
         write_png(out / f"{path.stem}_ids.png", ids.numpy())
         write_png(out / f"{path.stem}_mask.png", mask)
@@ -84,8 +85,10 @@ def model_taxonomy(folder: Path) -> Taxonomy:
 
 
 @torch.inference_mode()
-def predict_ids(model: Model, photo: torch.Tensor, size: Size) -> torch.Tensor:
+def predict_ids(model: Model, photo: torch.Tensor, size: Size, fit: Fit) -> torch.Tensor:
     """Return the ids (H, W) uint8 of a photo (3, H, W) uint8 that the model sees at `size`."""
-    image = unit_range(resize_image(photo, size))[None]  # (3, H, W) -> (1, 3, h, w)
-    logits = resize(model(image).logits, (int(photo.shape[1]), int(photo.shape[2])))
-    return class_ids(logits)[0].to(torch.uint8)
+    full = int(photo.shape[1]), int(photo.shape[2])
+    height, width = fitted_extent(full, size, fit)
+    image = unit_range(fit_image(photo, size, fit))[None]  # (3, H, W) -> (1, 3, h, w)
+    logits = model(image).logits[..., :height, :width]  # without the padding
+    return class_ids(resize(logits, full))[0].to(torch.uint8)

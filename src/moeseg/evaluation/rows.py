@@ -45,6 +45,23 @@ METRIC_KEYS: dict[str, tuple[str, ...]] = {
         "ci_units",
     ),
     "difference": ("minus", "difference", "ci95", "ci_unit", "ci_units", "wins"),
+    "routing": (
+        "experts",
+        "columns",
+        "mean_weights",
+        "class_weights",
+        "histogram",
+        "entropy",
+        "concentration",
+        "collapsed",
+        "prefers_better",
+        "frames_compared",
+        "ci95",
+        "ci_unit",
+        "ci_units",
+        "oracle_lost",
+        "subset_accuracy",
+    ),
 }
 """Keys that a kind adds to `BASE_KEYS`; a new kind of row enters here."""
 

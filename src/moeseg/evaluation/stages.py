@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,12 @@ import torch
 
 from moeseg.data import Taxonomy
 from moeseg.errors import CheckpointError, UsageError
-from moeseg.evaluation.collectors import SegmentationCollector, difference_rows
+from moeseg.evaluation.collectors import (
+    Ground,
+    Measure,
+    SegmentationCollector,
+    difference_rows,
+)
 from moeseg.evaluation.intervals import Blocks
 from moeseg.evaluation.predict import model_taxonomy
 from moeseg.evaluation.rows import read_rows, write_rows
@@ -26,19 +32,25 @@ from moeseg.training.cost import expected_seconds, planned_flops
 from moeseg.types import Frame, Row, Size
 
 
-def evaluation_stages(run: Run) -> list[Stage]:
-    """Return the stages that score the study's models."""
+def evaluation_stages(run: Run, measures: Mapping[str, Measure]) -> list[Stage]:
+    """Return the stages that score the study's models.
+
+    Args:
+        run: the study.
+        measures: what is measured beside mIoU, by name; a name is part of the fingerprint.
+    """
     trained = [f"train-{name}" for name in run.study.networks()]
     made = [
         *trained,
         *(["ensembles"] if run.study.ensembles else []),
-        *(["gates"] if run.study.mixtures else []),
+        *(["gates"] if run.study.gated() else []),
+        *(["controls"] if set(run.study.controls) - set(run.study.gated()) else []),
     ]
     return [
         Stage(
             name="evaluate",
-            make=_make_rows,
-            inputs=_inputs,
+            make=functools.partial(_make_rows, measures=tuple(measures.values())),
+            inputs=lambda run: _inputs(run) | {"measures": sorted(measures)},
             outputs=lambda run: [run.folder / "results.jsonl"],
             needs=tuple(made),
             cost=_cost,
@@ -68,6 +80,7 @@ def model_names(run: Run) -> list[str]:
         *run.study.networks(),
         *(f"ensemble-{rule}" for rule in run.study.ensembles),
         *run.study.mixtures,
+        *run.study.controls,
     ]
 
 
@@ -98,6 +111,7 @@ def evaluate(
     frames: Sequence[Frame],
     subsets: Sequence[str],
     base: Row,
+    measures: Sequence[Measure] = (),
 ) -> list[Row]:
     """Score models on frames.
 
@@ -107,28 +121,45 @@ def evaluate(
         frames: what is predicted, each once.
         subsets: subsets and joins of these frames that get a row of each model.
         base: keys of every row; see `rows.BASE_KEYS`. Its `size` is that of scoring.
+        measures: what is measured beside mIoU, in the same pass.
 
     Returns:
-        Segmentation rows, then differences of mixtures to the others.
+        Segmentation rows, then differences of mixtures to the others, then the measures' rows.
     """
-    blocks = Blocks.of(frames)
-    classes = run.catalogue.taxonomy.classes
-    collectors = {
-        name: SegmentationCollector(
-            name, classes, blocks, subsets, base | {"architecture": architecture_name(model)}
-        )
+    ground = Ground(
+        classes=run.catalogue.taxonomy.classes,
+        frames=tuple(frames),
+        blocks=Blocks.of(frames),
+        subsets=tuple(subsets),
+        base=base,
+        experts={id(model): name for name, model in models.items() if isinstance(model, Expert)},
+        trained={
+            name: run.study.subset_of(name) for name in models if name in run.study.networks()
+        },
+        folder=run.folder / "insight" if measures else None,
+    )
+    scored = {name: segmentation_collector(name, model, ground) for name, model in models.items()}
+    more = {
+        name: [one for measure in measures for one in measure(name, model, ground)]
         for name, model in models.items()
     }
     run_models(
         models,
         run.dataset(frames, size=(base["size"][0], base["size"][1])),
-        {name: [collector] for name, collector in collectors.items()},
+        {name: [scored[name], *more[name]] for name in models},
         batch_size=run.study.eval.batch_size,
         workers=run.study.data.workers,
         device=run.device,
     )
-    rows = [row for collector in collectors.values() for row in collector.rows()]
-    return rows + difference_rows(collectors)
+    rows = [row for collector in scored.values() for row in collector.rows()]
+    rows += difference_rows(scored)
+    return rows + [row for each in more.values() for one in each for row in one.rows()]
+
+
+def segmentation_collector(name: str, model: Model, ground: Ground) -> SegmentationCollector:
+    """Return the collector behind the table for one model."""
+    base = ground.base | {"architecture": architecture_name(model)}
+    return SegmentationCollector(name, ground.classes, ground.blocks, ground.subsets, base)
 
 
 def architecture_name(model: Model) -> str:
@@ -147,7 +178,7 @@ def row_base(run: Run, size: Size, fingerprint: str) -> Row:
         "dataset": run.catalogue.dataset,
         "size": list(size),
         "seed": run.study.seed,
-        "settings": {},
+        "settings": run.study.habits(),
         "fingerprint": fingerprint[:16],
     }
 
@@ -160,12 +191,14 @@ def _inputs(run: Run) -> dict[str, Any]:
         "size": run.eval_size,
         "taxonomy": run.catalogue.taxonomy.to_json(),
         "seed": run.study.seed,
+        "settings": run.study.habits(),
+        "fit": run.study.data.fit,
     }
 
 
-def _make_rows(run: Run) -> None:
+def _make_rows(run: Run, measures: Sequence[Measure]) -> None:
     base = row_base(run, run.eval_size, run.record("evaluate")["fingerprint"])
-    rows = evaluate(load_models(run), run, scored_frames(run), scored_subsets(run), base)
+    rows = evaluate(load_models(run), run, scored_frames(run), scored_subsets(run), base, measures)
     write_rows(run.folder / "results.jsonl", rows)
 
 
@@ -194,7 +227,8 @@ def _sheet_frames(run: Run) -> list[Frame]:
 
 
 def _sheet_inputs(run: Run) -> dict[str, Any]:
-    return {"frames": run.frames_print(_sheet_frames(run)), "size": run.eval_size}
+    frames = run.frames_print(_sheet_frames(run))
+    return {"frames": frames, "size": run.eval_size, "fit": run.study.data.fit}
 
 
 def _make_sheet(run: Run) -> None:

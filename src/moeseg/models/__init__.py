@@ -22,7 +22,7 @@ from moeseg.models.checkpoint import (
     weights_digest,
 )
 from moeseg.models.expert import AdaptedExpert, Expert, Normalize, Segmenter, image_size, resize
-from moeseg.models.gates import Gate
+from moeseg.models.gates import ConstantGate, Gate
 from moeseg.models.mixture import (
     RULES,
     Ensemble,
@@ -40,6 +40,7 @@ from moeseg.models.own import own_source
 __all__ = [
     "RULES",
     "AdaptedExpert",
+    "ConstantGate",
     "Ensemble",
     "Expert",
     "Gate",

@@ -8,7 +8,7 @@ JSON-ready values, `build_model` makes the same model from them, without its wei
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -18,14 +18,15 @@ from moeseg.models.backbones import build_backbone
 from moeseg.models.deeplab import DeepLabHead, DeepLabV3Plus
 from moeseg.models.expert import Expert, Normalize
 from moeseg.models.frrn import FRRN, Layer
-from moeseg.models.gates import Gate
+from moeseg.models.gates import ConstantGate, Gate
 from moeseg.models.mixture import Ensemble, Mixture, Rule, new_head
 from moeseg.models.own import own_expert
 from moeseg.types import Size
 
 Model = Expert | Ensemble | Mixture
 
-GateKind = Literal["simple", "classwise"]
+GateKind = Literal["simple", "classwise", "constant", "constant-classwise", "shared-trunk"]
+GATE_KINDS: tuple[GateKind, ...] = get_args(GateKind)
 
 _NORMALISATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -107,11 +108,12 @@ def build_gate(
     pool: Size | None = None,
     *,
     generator: torch.Generator | None = None,
-) -> Gate:
+) -> Gate | ConstantGate:
     """Build a gate for these experts.
 
     Args:
-        kind: ``simple`` (one weight per expert) or ``classwise`` (one per expert and class).
+        kind: ``simple`` (one weight per expert), ``classwise`` (one per expert and class), or one
+            of the controls ``constant``, ``constant-classwise`` and ``shared-trunk``.
         experts: whose features it will see, in this order.
         size: (H, W) of the images; needed without `pool`, the gate is then fixed to it.
         pool: (h, w) to which its map is averaged; the gate then takes every image size.
@@ -120,12 +122,17 @@ def build_gate(
     Raises:
         UsageError: unknown kind, or neither `size` nor `pool`.
     """
-    if kind not in ("simple", "classwise"):
-        raise UsageError(unknown_name("gate", kind, ("simple", "classwise")))
+    if kind not in GATE_KINDS:
+        raise UsageError(unknown_name("gate", kind, GATE_KINDS))
+    channels = [expert.gate_channels for expert in experts]
+    columns = 1 if kind in ("simple", "constant") else experts[0].num_classes
+    if kind.startswith("constant"):
+        return ConstantGate(channels, columns)
     stride = max(expert.stride for expert in experts)
     return Gate(
-        [expert.gate_channels for expert in experts],
-        experts[0].num_classes if kind == "classwise" else 1,
+        channels,
+        columns,
+        shared=kind == "shared-trunk",
         pool=pool,
         grid=None if size is None else (-(-size[0] // stride), -(-size[1] // stride)),
         hidden=_GATE_HIDDEN,
@@ -141,12 +148,13 @@ def build_mixture(
     size: Size | None = None,
     *,
     freeze: bool = True,
+    expert_batchnorm: Literal["hold", "adapt"] = "hold",
     generator: torch.Generator | None = None,
 ) -> Mixture:
     """Build a mixture with a new gate and, if `conv`, a new head; see `build_gate`, `Mixture`."""
     gate = build_gate(kind, experts, size, pool, generator=generator)
     head = new_head(experts[0].num_classes) if conv else None
-    return Mixture(experts, gate, head, freeze=freeze)
+    return Mixture(experts, gate, head, freeze=freeze, expert_batchnorm=expert_batchnorm)
 
 
 def build_ensemble(experts: Sequence[Expert], rule: Rule) -> Ensemble:
@@ -170,16 +178,9 @@ def describe(model: Model) -> dict[str, Any]:
     experts = [describe(expert) for expert in model.experts]
     if isinstance(model, Ensemble):
         return {"kind": "ensemble", "rule": model.rule, "experts": experts}
-    gate = model.gate
     return {
         "kind": "mixture",
-        "gate": {
-            "channels": list(gate.channels),
-            "columns": gate.columns,
-            "pool": gate.pool and list(gate.pool),
-            "grid": list(gate.grid) if isinstance(gate.grid, tuple) else gate.grid,
-            "hidden": gate.hidden,
-        },
+        "gate": _describe_gate(model.gate),
         "head": model.head is not None,
         "experts": experts,
     }
@@ -199,11 +200,27 @@ def build_model(description: Mapping[str, Any], experts: Sequence[Expert] | None
         experts = [build_expert(one["architecture"]) for one in description["experts"]]
     if kind == "ensemble":
         return Ensemble(experts, description["rule"])
-    gate = dict(description["gate"])
-    for name in ("pool", "grid"):
-        gate[name] = tuple(gate[name]) if isinstance(gate[name], list) else gate[name]
     head = new_head(experts[0].num_classes) if description["head"] else None
-    return Mixture(experts, Gate(**gate), head)
+    return Mixture(experts, _described_gate(description["gate"]), head)
+
+
+def _describe_gate(gate: Gate | ConstantGate) -> dict[str, Any]:
+    inputs = {"channels": list(gate.channels), "columns": gate.columns}
+    if isinstance(gate, ConstantGate):
+        return inputs | {"constant": True}
+    return inputs | {
+        "shared": gate.shared,
+        "pool": gate.pool and list(gate.pool),
+        "grid": list(gate.grid) if isinstance(gate.grid, tuple) else gate.grid,
+        "hidden": gate.hidden,
+    }
+
+
+def _described_gate(description: Mapping[str, Any]) -> Gate | ConstantGate:
+    settings: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in description.items()
+    }
+    return ConstantGate(**settings) if settings.pop("constant", False) else Gate(**settings)
 
 
 def _deeplab(name: str, settings: Mapping[str, Any]) -> Expert:

@@ -162,6 +162,30 @@ def weights_digest(path: Path) -> str:
         ) from error
 
 
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], most: int = 5) -> str:
+    """Say which tensors of a file do not fit a model, all at once; empty if all do.
+
+    Args:
+        own: the model's, by key.
+        state: the file's, by key.
+        most: keys of one sort that are named.
+    """
+    shapes = [
+        f"{key} {list(own[key].shape)} but file {list(state[key].shape)}"
+        for key in own
+        if key in state and own[key].shape != state[key].shape
+    ]
+    return ". ".join(
+        f"{what}: {_some(names, most)}"
+        for what, names in (
+            ("absent from the file", [key for key in own if key not in state]),
+            ("unknown to the model", [key for key in state if key not in own]),
+            ("of another shape", shapes),
+        )
+        if names
+    )
+
+
 def _document(path: Path) -> dict[str, Any]:
     recover(path)
     hint = "Name a folder that `moeseg.save` or a study wrote."
@@ -216,32 +240,18 @@ def _weights(path: Path, document: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    own = model.state_dict()
-    shapes = [
-        f"{key} {list(own[key].shape)} but file {list(state[key].shape)}"
-        for key in own
-        if key in state and own[key].shape != state[key].shape
-    ]
-    complaints = [
-        f"{what}: {_some(names)}"
-        for what, names in (
-            ("absent from the file", [key for key in own if key not in state]),
-            ("unknown to the model", [key for key in state if key not in own]),
-            ("of another shape", shapes),
-        )
-        if names
-    ]
+    complaints = misfits(model.state_dict(), state)
     if complaints:
         raise CheckpointError(
-            f"{path / _WEIGHTS}: expected the tensors of the model, got others. "
-            f"{'. '.join(complaints)}. The weights are of another architecture or class count."
+            f"{path / _WEIGHTS}: expected the tensors of the model, got others. {complaints}. The "
+            "weights are of another architecture or class count."
         )
     model.load_state_dict(state)
 
 
-def _some(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + rest
+def _some(names: Sequence[str], most: int) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def _references(model: Model, path: Path, folders: Sequence[Path]) -> list[dict[str, str]]:

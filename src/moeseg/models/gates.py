@@ -28,6 +28,8 @@ class Gate(nn.Module):
     Args:
         channels: F of each expert's map, in the experts' order.
         columns: K, 1 for the simple gate, C for the class-wise one.
+        shared: all columns read one convolution and one hidden layer, and differ in the last layer
+            only: a control that tells what a gate of its own for each class is worth.
         pool: (h, w) to which the map after conv and ReLU is averaged; the gate then takes images of
             every size. None fixes it to one size, given by `grid`.
         grid: (h, w) of the coarsest map, or only its number of cells h * w; needed when `pool` is
@@ -44,6 +46,7 @@ class Gate(nn.Module):
         channels: Sequence[int],
         columns: int = 1,
         *,
+        shared: bool = False,
         pool: Size | None = None,
         grid: Size | int | None = None,
         hidden: int = 128,
@@ -57,16 +60,18 @@ class Gate(nn.Module):
             )
         self.channels = tuple(channels)
         self.columns = columns
+        self.shared = shared
         self.pool = pool
         self.grid = None if pool is not None else grid
         self.hidden = hidden
         extent = pool if pool is not None else grid
         cells = extent[0] * extent[1] if isinstance(extent, tuple) else int(extent or 0)
         # not yet drawn, so that torch's global generator is left alone
-        self.conv1 = nn.Conv2d(sum(channels), columns, 3, padding=1, device="meta")
+        trunks = 1 if shared else columns
+        self.conv1 = nn.Conv2d(sum(channels), trunks, 3, padding=1, device="meta")
         self.conv1.to_empty(device="cpu")
-        self.fc1 = StackedLinear(columns, cells, hidden)
-        self.fc2 = StackedLinear(columns, hidden, len(self.channels))
+        self.fc1 = StackedLinear(trunks, cells, hidden)
+        self.fc2 = StackedLinear(trunks, hidden, len(self.channels) * columns // trunks)
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -100,7 +105,8 @@ class Gate(nn.Module):
         if self.pool is not None:
             x = F.adaptive_avg_pool2d(x, self.pool)
         x = x.flatten(2)  # (B, K, h, w) -> (B, K, h * w)
-        x = self.fc2(F.relu(self.fc1(x)))  # (B, K, E)
+        x = self.fc2(F.relu(self.fc1(x)))  # (B, K, E), or (B, 1, K * E) from a shared trunk
+        x = x.reshape(len(x), self.columns, len(self.channels))
         weights: Tensor = x.transpose(1, 2).softmax(dim=1)  # (B, E, K)
         return weights
 
@@ -115,6 +121,33 @@ class Gate(nn.Module):
                 "fixed to the image size it was built for: give it images of that size, or build "
                 "it with `pool: [h, w]`, which makes it independent of the size."
             )
+
+
+class ConstantGate(nn.Module):
+    """One learned weight of each expert, or each expert and class, whatever the image: a control.
+
+    A gate that is no better than this one has found nothing in its input.
+
+    Args:
+        channels: F of each expert's map; not used, kept to tell the experts' number and kind.
+        columns: K, 1 or C.
+        weights: (E, K) > 0 to begin with, summing to 1 over E; None begins with equal ones.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], columns: int = 1, *, weights: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.channels = tuple(channels)
+        self.columns = columns
+        if weights is None:
+            weights = torch.ones(len(self.channels), columns)
+        self.logits = nn.Parameter(weights.clamp(min=1e-30).log())
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return the weights (B, E, K) for maps (B, F, h, w), of which only B counts."""
+        weights: Tensor = self.logits.softmax(dim=0)
+        return weights.expand(len(features[0]), -1, -1)  # (E, K) -> (B, E, K)
 
 
 class StackedLinear(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from moeseg.errors import UsageError, unknown_name
 from moeseg.models.expert import Expert, image_size, name_of, resize
-from moeseg.models.gates import Gate
+from moeseg.models.gates import ConstantGate, Gate
 from moeseg.types import ExpertOutput, Prediction, Size
 
 Rule = Literal["mean", "max", "mean-probability"]
@@ -176,7 +176,7 @@ class Mixture(nn.Module):
     def __init__(
         self,
         experts: Sequence[Expert],
-        gate: Gate,
+        gate: Gate | ConstantGate,
         head: nn.Conv2d | None = None,
         *,
         freeze: bool = True,
@@ -250,7 +250,10 @@ def _common_classes(experts: Sequence[Expert]) -> int:
 
 
 def _check_parts(
-    experts: Sequence[Expert], gate: Gate, head: nn.Conv2d | None, num_classes: int
+    experts: Sequence[Expert],
+    gate: Gate | ConstantGate,
+    head: nn.Conv2d | None,
+    num_classes: int,
 ) -> None:
     channels = tuple(expert.gate_channels for expert in experts)
     if gate.channels != channels:

@@ -246,7 +246,16 @@ def build_cache(
 
 
 class CachedOutputs:
-    """Batches of a cache folder, in an order that is a pure function of seed and epoch."""
+    """Batches of a cache folder, in an order that is a pure function of seed and epoch.
+
+    Args:
+        folder: what `build_cache` wrote.
+        batch_size: frames of a batch.
+        seed: of order and mirroring.
+        training: False gives each frame exactly once, in order and never mirrored.
+        shuffle: False keeps the order of the frames in training too.
+        device: where batches go.
+    """
 
     def __init__(
         self,
@@ -254,6 +263,7 @@ class CachedOutputs:
         batch_size: int,
         seed: int = 0,
         *,
+        training: bool = True,
         shuffle: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -262,10 +272,10 @@ class CachedOutputs:
             raw[key] = tuple(tuple(shape) for shape in raw[key])
         raw["size"] = tuple(raw["size"])
         self.layout = CacheLayout(**raw)
-        self.shuffle = shuffle
+        self.training = training
         self.seed = seed
         self.device = device
-        self.batches = _batches(self.layout.frames, batch_size, seed, shuffle)
+        self.batches = _batches(self.layout.frames, batch_size, seed, training, shuffle)
         self.folder = folder
 
     def __len__(self) -> int:
@@ -275,7 +285,7 @@ class CachedOutputs:
         """Yield the batches of an epoch; each frame comes as it is or mirrored, by chance."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
         mirror = torch.zeros(self.layout.frames, dtype=torch.bool)
-        if self.layout.mirrored and self.shuffle:
+        if self.layout.mirrored and self.training:
             mirror = torch.rand(self.layout.frames, generator=generator) < 0.5
         for batch in self.batches(epoch):
             records = [i + self.layout.frames * bool(mirror[i]) for i, _ in batch]
@@ -309,7 +319,18 @@ class CachedOutputs:
 
 
 class LiveOutputs:
-    """Batches from running the experts at every step: the slow reference of the cache."""
+    """Batches from running the experts at every step: the slow reference of the cache.
+
+    Args:
+        experts: frozen; in training mode during an epoch if `adapt`.
+        frames: augmented or not.
+        batch_size: frames of a batch.
+        seed: of the order, and of the experts' dropout.
+        training: False gives each frame exactly once, in order.
+        shuffle: False keeps the order of the frames in training too.
+        adapt: the named setting `gate.expert_batchnorm: adapt`.
+        workers: loader processes.
+    """
 
     def __init__(
         self,
@@ -318,13 +339,17 @@ class LiveOutputs:
         batch_size: int,
         seed: int = 0,
         *,
+        training: bool = True,
         shuffle: bool = True,
+        adapt: bool = False,
         workers: int = 0,
     ) -> None:
         self.experts = experts
+        self.seed = seed
+        self.adapt = adapt
         self.frames = frames
         self.workers = workers
-        self.batches = _batches(len(frames), batch_size, seed, shuffle)
+        self.batches = _batches(len(frames), batch_size, seed, training, shuffle)
 
     def __len__(self) -> int:
         return len(self.batches(0))
@@ -332,6 +357,10 @@ class LiveOutputs:
     def epoch(self, epoch: int) -> Iterator[GateBatch]:
         """Yield the batches of an epoch, augmented as the data set is."""
         device = next(self.experts[0].parameters()).device
+        for expert in self.experts:
+            expert.train(self.adapt)
+        if self.adapt:  # dropout of a resumed run is that of an unbroken one
+            torch.manual_seed(self.seed * 100_003 + epoch)
         loader = DataLoader(
             self.frames, batch_sampler=self.batches(epoch), num_workers=self.workers
         )
@@ -341,20 +370,20 @@ class LiveOutputs:
 
 
 def _batches(
-    length: int, batch_size: int, seed: int, shuffle: bool
+    length: int, batch_size: int, seed: int, training: bool, shuffle: bool
 ) -> Callable[[int], Sequence[list[tuple[int, int]]]]:
     """Return a function from an epoch to its batches of (index, epoch)."""
-    if not shuffle:  # each frame exactly once, in order
+    if not training:  # each frame exactly once, in order
         starts = range(0, length, batch_size)
         plain = [[(i, 0) for i in range(s, min(s + batch_size, length))] for s in starts]
         return lambda epoch: plain
-    batches = EpochBatches(length, batch_size, seed)
+    batches = EpochBatches(length, batch_size, seed, shuffle)
 
-    def shuffled(epoch: int) -> list[list[tuple[int, int]]]:
+    def of_epoch(epoch: int) -> list[list[tuple[int, int]]]:
         batches.set_epoch(epoch)
         return list(batches)
 
-    return shuffled
+    return of_epoch
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ from moeseg.config import TrainingConfig
 from moeseg.data import EpochBatches, SegmentationDataset
 from moeseg.errors import MoesegError, UsageError
 from moeseg.files import log_epoch, replacing
-from moeseg.metrics import ConfusionMatrix, class_ids, scores
+from moeseg.metrics import ConfusionMatrix, class_ids, miou_over
 from moeseg.models import Expert
 from moeseg.progress import say
 from moeseg.run import launched
@@ -102,8 +102,8 @@ class ExpertTraining(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation mIoU."""
-        miou = scores(self.confusion.compute()).miou
-        self.log("val/miou", 0.0 if miou is None else miou, sync_dist=True)  # equal on all ranks
+        miou = miou_over(self.confusion.compute(), self.config.miou_classes)
+        self.log("val/miou", miou, sync_dist=True)  # equal on all ranks
         self.confusion.reset()
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of forms
@@ -127,6 +127,7 @@ def train_expert(
     *,
     seed: int = 0,
     workers: int = 0,
+    shuffle: bool = True,
     class_weights: Tensor | None = None,
 ) -> Expert:
     """Train a network end to end, or go on where an earlier call in the same folder stopped.
@@ -139,6 +140,7 @@ def train_expert(
         out: folder for checkpoints and logs.
         seed: of shuffling, augmentation and dropout.
         workers: loader processes.
+        shuffle: False shows frames in their own order every epoch.
         class_weights: (C,) for the loss.
 
     Returns:
@@ -158,7 +160,7 @@ def train_expert(
         seed=seed,
         class_weights=class_weights,
     )
-    feed = _Feed(train, val, config, seed, workers)
+    feed = _Feed(train, val, config, seed, workers, shuffle)
     out.mkdir(parents=True, exist_ok=True)
     last = out / "last.ckpt"
     with _quiet():
@@ -216,8 +218,10 @@ class _Feed(L.LightningDataModule):
         config: TrainingConfig,
         seed: int,
         workers: int,
+        shuffle: bool,
     ) -> None:
         super().__init__()
+        self.shuffle = shuffle
         self.frames = train
         self.val_frames = val
         self.config = config
@@ -231,6 +235,7 @@ class _Feed(L.LightningDataModule):
             len(self.frames),
             self.config.batch_size,
             self.seed,
+            self.shuffle,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
         )

@@ -9,7 +9,7 @@ import io
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from moeseg.config import GateConfig
 from moeseg.errors import MoesegError, UsageError
 from moeseg.files import log_epoch, replacing
-from moeseg.metrics import class_ids, confusion_matrix, scores
+from moeseg.metrics import class_ids, confusion_matrix, miou_over
 from moeseg.models import Mixture
 from moeseg.progress import say, track
 from moeseg.training.cache import GateBatch, GateSource
@@ -42,10 +42,12 @@ def train_gates(
     *,
     seed: int = 0,
     class_weights: Tensor | None = None,
+    miou_classes: Literal["truth", "union"] = "truth",
 ) -> None:
     """Fit the gates and heads of several mixtures over the same frozen experts, in place.
 
-    A call in a folder where an earlier one was stopped goes on after its last whole epoch.
+    A mixture with `expert_batchnorm: adapt` must be fitted alone: its experts change. A call in a
+    folder where an earlier one was stopped goes on after its last whole epoch.
 
     Args:
         mixtures: by name; they share their experts.
@@ -55,6 +57,7 @@ def train_gates(
         out: folder for the state and `metrics.csv`.
         seed: of the sampled pixels.
         class_weights: (C,) for the loss.
+        miou_classes: of the mIoU that chooses the epoch.
 
     Raises:
         MoesegError: a loss is not finite.
@@ -85,7 +88,8 @@ def train_gates(
         row: dict[str, Any] = {"epoch": epoch, "seconds": round(time.monotonic() - began, 2)}
         row |= {f"train/loss/{name}": value / len(train) for name, value in total.items()}
         if val is not None:
-            for name, miou in _validate(mixtures, val).items():
+            for name, counts in _validate(mixtures, val).items():
+                miou = miou_over(counts, miou_classes)
                 row[f"val/miou/{name}"] = miou
                 fits[name].remember(miou)
         log_epoch(out / "metrics.csv", row)
@@ -150,7 +154,9 @@ class _Fit:
         self.part = torch.nn.ModuleDict({"gate": mixture.gate})
         if mixture.head is not None:
             self.part["head"] = mixture.head
-        self.optimizer = make_optimizer(self.part.parameters(), config.optimizer)
+        self.optimizer = make_optimizer(list(self.part.parameters()), config.optimizer)
+        if mixture.expert_batchnorm == "adapt":  # no gradients, but their statistics move
+            self.part["experts"] = mixture.members
         self.best_miou = -1.0
         self.best = {k: v.clone() for k, v in self.part.state_dict().items()}
 
@@ -171,8 +177,8 @@ class _Fit:
 
 
 @torch.no_grad()
-def _validate(mixtures: Mapping[str, Mixture], val: GateSource) -> dict[str, float]:
-    """Return each mixture's mIoU on validation batches; at the kept points where only those are."""
+def _validate(mixtures: Mapping[str, Mixture], val: GateSource) -> dict[str, Tensor]:
+    """Return each mixture's confusion matrix; at the kept points where only those are."""
     confusion: dict[str, Tensor] = {}
     for batch in val.epoch(0):
         if batch.label is not None:
@@ -190,7 +196,7 @@ def _validate(mixtures: Mapping[str, Mixture], val: GateSource) -> dict[str, flo
         for name, ids in found:
             counts = confusion_matrix(ids, label, mixtures[name].num_classes)
             confusion[name] = confusion.get(name, torch.zeros_like(counts)) + counts
-    return {name: scores(counts).miou or 0.0 for name, counts in confusion.items()}
+    return confusion
 
 
 def _full_logits(mixtures: Mapping[str, Mixture], batch: GateBatch) -> Iterator[tuple[str, Tensor]]:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moeseg.config import ExpertConfig
+from moeseg.config import SECOND, ExpertConfig
 from moeseg.data import class_weights, count_classes
 from moeseg.errors import CheckpointError
 from moeseg.files import remove
 from moeseg.models import (
     Expert,
     Mixture,
+    Model,
     build_ensemble,
     build_expert,
     build_mixture,
@@ -24,6 +25,7 @@ from moeseg.models import (
     load_weights,
     own_source,
     read_info,
+    referenced_experts,
     save,
     weights_digest,
 )
@@ -37,6 +39,7 @@ from moeseg.training.cache import (
     build_cache,
     plan_cache,
 )
+from moeseg.training.controls import mean_gate, merge_experts, reestimate_batchnorm
 from moeseg.training.cost import (
     TRAIN_FACTOR,
     expected_seconds,
@@ -65,7 +68,7 @@ def training_stages(run: Run) -> list[Stage]:
                 needs=experts,
             )
         )
-    if run.study.mixtures and not run.study.gate.end_to_end:
+    if run.study.gated() and not _live(run):
         stages.append(
             Stage(
                 name="cache",
@@ -77,19 +80,42 @@ def training_stages(run: Run) -> list[Stage]:
                 cost=_cache_cost,
             )
         )
-    if run.study.mixtures:
+    if run.study.gated():
         stages.append(
             Stage(
                 name="gates",
                 make=_make_gates,
                 inputs=_gate_inputs,
-                outputs=lambda run: [run.model(name) for name in run.study.mixtures],
+                outputs=lambda run: [run.model(name) for name in run.study.gated()],
                 scratch=lambda run: [run.log("gates")],
-                needs=experts if run.study.gate.end_to_end else ("cache", *experts),
+                needs=experts if _live(run) else ("cache", *experts),
                 cost=_gate_cost,
             )
         )
+    if made := _made_controls(run):
+        networks = tuple(f"train-{name}" for name in run.study.networks())
+        stages.append(
+            Stage(
+                name="controls",
+                make=_make_controls,
+                inputs=lambda run: [*made, _data_inputs(run)],
+                outputs=lambda run: [run.model(name) for name in made],
+                needs=(*networks, "gates") if run.study.gated() else networks,
+                cost=_controls_cost,
+            )
+        )
     return stages
+
+
+def _made_controls(run: Run) -> list[str]:
+    """Return the controls that are made from trained models, not fitted with the gates."""
+    return [name for name in run.study.controls if name not in run.study.gated()]
+
+
+def _live(run: Run) -> bool:
+    """Return whether gates are fitted with the experts at work at every step, without a cache."""
+    gate = run.study.gate
+    return gate.end_to_end or gate.expert_batchnorm == "adapt"
 
 
 def model_info(run: Run, name: str) -> dict[str, Any]:
@@ -99,7 +125,8 @@ def model_info(run: Run, name: str) -> dict[str, Any]:
         "taxonomy": run.catalogue.taxonomy.to_json(),
         "size": list(run.study.data.size),
         "study": run.study.name,
-        "seed": run.study.seed,
+        "seed": run.study.seed_of(name) if name in run.study.networks() else run.study.seed,
+        "fit": run.study.data.fit,
     }
 
 
@@ -133,12 +160,13 @@ def _make_network(run: Run, network: str) -> None:
         config = run.study.training_of(network)
         train_expert(
             expert,
-            run.dataset(frames, augmented=True),
-            run.dataset(val) if val else None,
+            run.training_dataset(frames, augmented=True, seed=run.study.seed_of(network)),
+            run.training_dataset(val) if val else None,
             config,
             run.log(network),
-            seed=run.study.seed,
+            seed=run.study.seed_of(network),
             workers=run.study.data.workers,
+            shuffle=run.study.data.shuffle,
             class_weights=_class_weights(run, frames, config.class_weights),
         )
     if rank() == 0:
@@ -149,7 +177,7 @@ def initial_network(run: Run, network: str) -> Expert:
     """Return a network before training; equal architectures of a study start from equal weights."""
     arguments = run.study.architecture_of(network).build_arguments(len(run.catalogue.taxonomy))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.study.seed)
+        torch.manual_seed(run.study.seed_of(network))
         return build_expert(arguments)
 
 
@@ -164,7 +192,7 @@ def _network_inputs(run: Run, network: str) -> dict[str, Any]:
         return {
             "architecture": architecture,
             "weights": weights_digest(_folder(config.weights)),
-            "seed": run.study.seed,
+            "seed": run.study.seed_of(network),
             **_data_inputs(run),
         }
     val = run.validation_frames(run.study.subset_of(network))
@@ -178,7 +206,7 @@ def _network_inputs(run: Run, network: str) -> dict[str, Any]:
         "training": training,
         "train": run.frames_print(network_frames(run, network)),
         "val": run.frames_print(val),
-        "seed": run.study.seed,
+        "seed": run.study.seed_of(network),
         **_data_inputs(run),
     }
 
@@ -204,6 +232,7 @@ def _data_inputs(run: Run) -> dict[str, Any]:
         "taxonomy": run.catalogue.taxonomy.to_json(),
         "size": data.size,
         "augment": data.augment.model_dump(exclude_defaults=True),
+        **data.model_dump(include={"fit", "label_colours", "shuffle"}, exclude_defaults=True),
     }
 
 
@@ -227,7 +256,7 @@ def _class_weights(run: Run, frames: Sequence[Frame], method: str) -> Tensor | N
         return None
     counts = count_classes(
         frames,
-        run.catalogue.read_label,
+        run.read_training_label,
         len(run.catalogue.taxonomy),
         workers=run.study.data.workers,
         track=track,
@@ -249,7 +278,11 @@ def _make_ensembles(run: Run) -> None:
 
 
 def _expert(run: Run, name: str) -> Expert:
-    expert = load(run.model(f"expert-{name}"))
+    return _loaded_expert(run.model(f"expert-{name}"))
+
+
+def _loaded_expert(folder: Path) -> Expert:
+    expert = load(folder)
     assert isinstance(expert, Expert)
     return expert
 
@@ -275,10 +308,11 @@ def _cache_inputs(run: Run) -> dict[str, Any]:
         "cache": gate.cache.model_dump(exclude_defaults=True),
         "flip": run.study.data.augment.flip,
         "pixels": gate.pixels,
-        "conv": any(mixture.conv for mixture in run.study.mixtures.values()),
+        "conv": any(mixture.conv for mixture in run.study.gated().values()),
         "seed": run.study.seed,
         "size": run.study.data.size,
         "taxonomy": run.catalogue.taxonomy.to_json(),
+        **run.study.data.model_dump(include={"fit", "label_colours"}, exclude_defaults=True),
     }
 
 
@@ -288,7 +322,7 @@ def _make_cache(run: Run) -> None:
     for part, frames in _cache_parts(run).items():
         build_cache(
             experts,
-            run.dataset(frames),
+            run.training_dataset(frames),
             run.folder / "cache" / part,
             gate.cache,
             **_kept(run, part),
@@ -309,7 +343,7 @@ def _kept(run: Run, part: str) -> dict[str, Any]:
     return {
         "mirrored": part == "train" and run.study.data.augment.flip,
         "pixels": None if gate.pixels == "all" else gate.pixels,
-        "neighbours": any(mixture.conv for mixture in run.study.mixtures.values()),
+        "neighbours": any(mixture.conv for mixture in run.study.gated().values()),
     }
 
 
@@ -344,10 +378,12 @@ def _gate_inputs(run: Run) -> dict[str, Any]:
     gate = run.study.gate.model_dump(exclude_defaults=True)
     mixtures = {
         name: mixture.model_dump(exclude_defaults=True)
-        for name, mixture in run.study.mixtures.items()
+        for name, mixture in run.study.gated().items()
     }
     check_gate_choice(run.study.gate, len(run.validation_frames(run.study.joined)))
-    weighting = {"class_weights": run.study.training.class_weights}
+    weighting = run.study.training.model_dump(
+        include={"class_weights", "miou_classes"}, exclude_defaults=True
+    )
     return {"gate": gate, "mixtures": mixtures} | weighting | _cache_inputs(run) | _data_inputs(run)
 
 
@@ -356,36 +392,58 @@ def _gate_source(run: Run, part: str, experts: Sequence[Expert]) -> GateSource |
     frames = _cache_parts(run).get(part)
     if frames is None:
         return None
-    shuffle = part == "train"
-    if gate.end_to_end:
+    training = part == "train"
+    if _live(run):
         return LiveOutputs(
             experts,
-            run.dataset(frames, augmented=shuffle),
+            run.training_dataset(frames, augmented=training),
             gate.batch_size,
             run.study.seed,
-            shuffle=shuffle,
+            training=training,
+            shuffle=run.study.data.shuffle,
+            adapt=training and gate.expert_batchnorm == "adapt",
             workers=run.study.data.workers,
         )
-    folder = run.folder / "cache" / part
     return CachedOutputs(
-        folder, gate.batch_size, run.study.seed, shuffle=shuffle, device=run.device
+        run.folder / "cache" / part,
+        gate.batch_size,
+        run.study.seed,
+        training=training,
+        shuffle=run.study.data.shuffle,
+        device=run.device,
     )
 
 
 def initial_mixtures(run: Run, experts: Sequence[Expert]) -> dict[str, Mixture]:
     """Return the study's mixtures before their gates are fitted, over the given experts."""
     mixtures = {}
-    for name, config in run.study.mixtures.items():
+    for name, config in run.study.gated().items():
         generator = torch.Generator().manual_seed(run.study.seed)
         mixtures[name] = build_mixture(
-            experts, config.gate, config.conv, config.pool, run.study.data.size, generator=generator
+            experts,
+            config.gate,
+            config.conv,
+            config.pool,
+            run.study.data.size,
+            expert_batchnorm=run.study.gate.expert_batchnorm,
+            generator=generator,
         ).to(run.device)
     return mixtures
 
 
 def _make_gates(run: Run) -> None:
+    if run.study.gate.expert_batchnorm == "adapt":
+        missing = [name for name in run.study.gated() if not run.model(name).exists()]
+        for name in missing:
+            # each mixture changes its experts, so it gets and keeps its own
+            _fit_gates(run, [name], run.log("gates") / name, shared=False)
+    else:
+        _fit_gates(run, list(run.study.gated()), run.log("gates"), shared=True)
+
+
+def _fit_gates(run: Run, names: Sequence[str], log: Path, *, shared: bool) -> None:
     experts = _frozen_experts(run)
-    mixtures = initial_mixtures(run, experts)
+    mixtures = {name: one for name, one in initial_mixtures(run, experts).items() if name in names}
     train = _gate_source(run, "train", experts)
     assert train is not None
     weights = _class_weights(run, gate_frames(run), run.study.training.class_weights)
@@ -395,20 +453,65 @@ def _make_gates(run: Run) -> None:
         train,
         _gate_source(run, "val", experts),
         run.study.gate,
-        run.log("gates"),
+        log,
         seed=run.study.seed,
         class_weights=None if weights is None else weights.to(run.device),
+        miou_classes=run.study.training.miou_classes,
     )
-    folders = [run.model(f"expert-{name}") for name in run.study.experts]
+    folders = [run.model(f"expert-{name}") for name in run.study.experts] if shared else None
     for name, mixture in mixtures.items():
         save(mixture.cpu(), run.model(name), info=model_info(run, name), experts=folders)
         mixture.to(run.device)
-    remove(run.log("gates") / "last.pt")
+    remove(log / "last.pt")
+
+
+def _make_controls(run: Run) -> None:
+    for name in _made_controls(run):
+        if name == "two-seed":
+            folders = [run.model("baseline"), run.model(SECOND)]
+            pair = [_loaded_expert(folder) for folder in folders]
+            model: Model = build_ensemble(pair, "mean-probability")
+            save(model, run.model(name), info=model_info(run, name), experts=folders)
+        elif name == "merged":
+            merged = merge_experts([_expert(run, expert) for expert in run.study.experts])
+            reestimate_batchnorm(
+                merged.to(run.device),
+                run.training_dataset(run.frames(run.study.joined, "train")),
+                batch_size=run.study.training.batch_size,
+                workers=run.study.data.workers,
+            )
+            save(merged.cpu(), run.model(name), info=model_info(run, name))
+        else:
+            _make_mean_gate(run, name)
+
+
+def _make_mean_gate(run: Run, name: str) -> None:
+    mixture = load(run.model(name.removeprefix("mean-gate-"))).to(run.device)
+    assert isinstance(mixture, Mixture)
+    frames = LiveOutputs(
+        mixture.experts,
+        run.training_dataset(gate_frames(run)),
+        run.study.gate.batch_size,
+        training=False,
+        workers=run.study.data.workers,
+    )
+    fixed = mean_gate(mixture, frames).cpu()
+    folders = referenced_experts(run.model(name.removeprefix("mean-gate-")))
+    save(fixed, run.model(name), info=model_info(run, name), experts=folders or None)
+
+
+def _controls_cost(run: Run) -> Cost:
+    passes = sum(name != "two-seed" for name in _made_controls(run))
+    frames = passes * len(run.frames(run.study.joined, "train"))
+    flops = sum(_flops(run, f"expert-{name}") for name in run.study.experts)
+    return Cost(expected_seconds(flops * frames, run.device), 0.0)
 
 
 def _gate_cost(run: Run) -> Cost:
     images = len(gate_frames(run)) * run.study.gate.epochs
-    seconds = 2e-3 * len(run.study.mixtures) * images  # a sampled step hardly depends on the size
-    if run.study.gate.end_to_end or run.study.gate.pixels == "all":
-        seconds += _cache_cost(run).seconds * run.study.gate.epochs
+    gates = len(run.study.gated())
+    seconds = 2e-3 * gates * images  # a sampled step hardly depends on the size
+    if _live(run) or run.study.gate.pixels == "all":
+        alone = run.study.gate.expert_batchnorm == "adapt"
+        seconds += _cache_cost(run).seconds * run.study.gate.epochs * (gates if alone else 1)
     return Cost(seconds, 0.0)
