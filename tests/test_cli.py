@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from filelock import FileLock
 from PIL import Image
@@ -18,7 +19,7 @@ from moeseg import cli
 from moeseg.config import load_study
 from moeseg.data import read_a2d2
 from moeseg.evaluation.rows import read_rows
-from moeseg.models import build_expert, save
+from moeseg.models import build_expert, read_info, save
 from moeseg.run import Run
 from moeseg.study import run_study
 from tiny import SIZE, study_settings, write_data, write_study
@@ -538,3 +539,80 @@ def test_a_portrait_photo_is_predicted_upright(
     code, _, err = moeseg(*words)
     assert code == 0, err
     assert np.asarray(Image.open(tmp_path / "p" / "a_mask.png")).shape == (50, 30, 3)
+
+
+# -- the original's checkpoints --------------------------------------------------------------------
+
+
+def original_checkpoint(path: Path, num_classes: int) -> Path:
+    """Write an expert of the original whose weights are all 0."""
+    name = "frrn-a-original"
+    with torch.device("meta"):
+        expert = build_expert({"name": name, "normalisation": "none", "num_classes": num_classes})
+    state = {key: torch.zeros_like(v, device="cpu") for key, v in expert.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3, "best_pred": np.float64(0.4)}, path)
+    return path
+
+
+def test_an_originals_checkpoint_is_imported_used_and_exported(
+    moeseg: Command, tmp_path: Path
+) -> None:
+    file, model = original_checkpoint(tmp_path / "a.pth", 11), tmp_path / "model"
+    words = ("--out", model, "--input-size", 32, 48, "--taxonomy", "camvid-11")
+    code, out, err = moeseg("import-original", file, *words)
+    assert code == 0, err
+    assert out == f"{model}: expert frrn-a-original, 11 classes\n"
+    info = read_info(model)
+    assert info["size"] == [32, 48]
+    assert info["imported"] == ["a.pth"]
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.png")
+    code, _, err = moeseg("predict", model, tmp_path / "a.png", "--out", tmp_path / "p")
+    assert code == 0, err
+    assert (np.asarray(Image.open(tmp_path / "p" / "a_ids.png")) == 0).all()
+    code, out, err = moeseg("export-original", model, "--out", tmp_path / "back.pth")
+    assert code == 0, err
+    before, after = (
+        torch.load(tmp_path / name, weights_only=name == "back.pth")
+        for name in ("a.pth", "back.pth")
+    )
+    assert list(before["state_dict"]) == list(after["state_dict"])
+    assert (after["epoch"], after["best_pred"]) == (0, 0.0)
+    code, _, err = moeseg(
+        "import-original", file, file, "--out", tmp_path / "both", "--rule", "max"
+    )
+    assert code == 0, err
+    assert read_info(tmp_path / "both") == {"name": "both", "imported": ["a.pth", "a.pth"]}
+    code, _, err = moeseg("predict", tmp_path / "both", tmp_path / "a.png", "--out", tmp_path / "q")
+    assert code == 1
+    assert "--taxonomy and --input-size" in err
+
+
+def test_what_cannot_be_imported_or_exported_is_explained(
+    moeseg: Command, study_run: Run, tmp_path: Path
+) -> None:
+    file, other = (original_checkpoint(tmp_path / f"{n}.pth", n) for n in (11, 3))
+    text, half = tmp_path / "text.pth", tmp_path / "half.pth"
+    text.write_text("no checkpoint")
+    half.write_bytes(file.read_bytes()[:1000])
+    out = tmp_path / "model"
+    for words, expected, expected_code in (
+        ((text,), "text.pth: expected a checkpoint", 1),
+        ((half,), "half.pth: expected a checkpoint", 1),
+        ((tmp_path / "none.pth",), "No such file", 1),
+        ((file, other), "3.pth: out_conv.weight: expected 11 classes", 1),
+        ((file, "--taxonomy", "a2d2-38"), "11.pth: out_conv.weight: expected the 38 classes", 2),
+        ((file, "--taxonomy", "a2d2"), "unknown taxonomy 'a2d2'", 2),
+        ((file, "--output-stride", 8), "11.pth: output stride: expected 16", 2),
+        ((file, "--rule", "max"), "11.pth: rule: expected an ensemble", 2),
+        ((file, other.with_name("11.pth"), "--rule", "maxx"), "Did you mean 'max'", 2),
+    ):
+        code, _, err = moeseg("import-original", *words, "--out", out)
+        assert code == expected_code, words
+        assert expected in err
+        assert not out.exists()
+    model = study_run.model("moe-simple")
+    code, _, err = moeseg("export-original", model, "--out", tmp_path / "out.pth")
+    assert code == 2
+    assert "expert 2: architecture tiny:TinyExpert" in err
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
+    assert not (tmp_path / "out.pth").exists()

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
-from moeseg.config import Study, data_root, load_study, parse_study
+from moeseg.config import HABITS, Study, data_root, load_study, parse_study
 from moeseg.errors import UsageError
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+CONFIGS = [path for path in SHIPPED if not path.stem.startswith("ablation")]
 SMALL: dict[str, Any] = {
     "name": "x",
     "out": "runs/x",
@@ -38,6 +39,51 @@ def test_shipped_study_files_are_valid_and_open_with_their_command(path: Path) -
         "moe-classwise-conv",
     }
     assert path.read_text().startswith(f"# moeseg study configs/{path.name}")
+
+
+def test_no_shipped_study_has_a_habit_but_those_that_say_so() -> None:
+    for path in CONFIGS:
+        habits = load_study(path).habits()
+        if not path.stem.endswith("as_published"):
+            assert habits == {}, path.name
+    deeplab, frrn = (
+        load_study(path).habits() for path in CONFIGS if path.stem.endswith("as_published")
+    )
+    assert deeplab == HABITS
+    momentum = {"training.optimizer.schedule", "training.optimizer.momentum"}  # FRRN took Adam
+    assert frrn == {key: value for key, value in HABITS.items() if key not in momentum}
+
+
+def test_every_habit_says_that_it_is_one_and_what_is_wrong() -> None:
+    for path in HABITS:
+        kind: Any = Study
+        *parents, last = path.split(".")
+        for parent in parents:
+            kind = kind.model_fields[parent].annotation
+        if path == "training.optimizer.schedule":
+            continue  # told with the momentum
+        text = " ".join(kind.model_fields[last].description.split())
+        assert "A habit of the original" in text, path
+        assert "rong" in text, path
+
+
+def test_controls_are_models_with_what_they_stand_on() -> None:
+    mixtures = {"moe-simple": {"gate": "simple"}}
+    controls = ["constant", "shared-trunk", "mean-gate-moe-simple", "two-seed", "merged"]
+    study = parse_study(changed(mixtures=mixtures, controls=controls, seed=3), "x")
+    assert list(study.gated()) == ["moe-simple", "constant", "shared-trunk"]
+    assert list(study.networks()) == [
+        "baseline",
+        "baseline-2",
+        "expert-highway",
+        "expert-urban",
+    ]
+    assert study.subset_of("baseline-2") == "highway+urban"
+    assert (study.seed_of("baseline"), study.seed_of("baseline-2")) == (3, 4)
+    text = complaint(changed(mixtures=mixtures, controls=["merge", "mean-gate-moe-simpel"]))
+    assert "unknown control 'merge'. Did you mean 'merged'?" in text
+    assert "Did you mean 'mean-gate-moe-simple'?" in text
+    assert "needs a baseline" in complaint(changed(controls=["two-seed"], baseline=None))
 
 
 def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:

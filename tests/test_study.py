@@ -8,13 +8,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import moeseg
 from moeseg.config import EvalConfig, Study, load_study, parse_study
+from moeseg.data import SegmentationDataset
 from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.rows import read_rows, validate_row
 from moeseg.evaluation.stages import load_models, model_names, scored_frames
@@ -27,7 +31,8 @@ from moeseg.types import Frame
 from tiny import SIZE, study_settings, write_data, write_study
 
 FEW = {"channels": 3}
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+CONFIGS = [path for path in SHIPPED if not path.stem.startswith("ablation")]
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +383,159 @@ def test_sizes_of_scoring_and_training_may_differ(finished: Run, tmp_path: Path)
     assert tuple(run.study.data.size) == SIZE
 
 
+def give_cars_a_second_colour(folder: Path) -> None:
+    """Make cars a class of two colours, of which every second label picture shows the second."""
+    taxonomy = yaml.safe_load((folder / "taxonomy.yaml").read_text())
+    taxonomy["classes"][2]["colours"].append("#ffff00")
+    (folder / "taxonomy.yaml").write_text(yaml.safe_dump(taxonomy))
+    for path in sorted((folder / "labels").iterdir())[::2]:
+        pixels = np.array(Image.open(path))
+        pixels[(pixels == (255, 0, 0)).all(-1)] = (255, 255, 0)
+        Image.fromarray(pixels).save(path)
+
+
+def test_first_colours_only_teaches_wrong_labels_and_scores_right_ones(tmp_path: Path) -> None:
+    file = write_study(tmp_path, tmp_path / "run")
+    give_cars_a_second_colour(tmp_path)
+    right, wrong = (
+        Run(load_study(file, [f"data.label_colours={which}"])) for which in ("all", "first-only")
+    )
+    frames = right.frames("day+dusk", "train")
+    recoloured = 0
+    for frame in frames:
+        truth, taught = right.read_training_label(frame), wrong.read_training_label(frame)
+        assert np.array_equal(wrong.catalogue.read_label(frame), truth)
+        assert frame.label is not None
+        yellow = (np.array(Image.open(frame.label)) == (255, 255, 0)).all(-1)
+        recoloured += int(yellow.sum())
+        assert (truth[yellow] == 2).all()
+        assert np.array_equal(taught, np.where(yellow, 0, truth))
+        assert np.array_equal(wrong.training_dataset([frame])[0][1].numpy(), taught)
+        assert np.array_equal(wrong.dataset([frame])[0][1].numpy(), truth)
+    assert recoloured
+    for name in ("train-expert-day", "cache"):
+        prints = {ledger(run).fingerprint(ledger(run).stages[name]) for run in (right, wrong)}
+        assert len(prints) == 2, name
+
+
+@pytest.fixture(scope="module")
+def adapted(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    gate = {"epochs": 2, "batch_size": 4, "pixels": 64, "expert_batchnorm": "adapt"}
+    out = tmp_path_factory.mktemp("adapted") / "run"
+    run = fresh(finished, out, gate=gate)
+    assert "cache" not in ledger(run).stages
+    run_study(run)
+    return run
+
+
+def test_adapting_batchnorm_drifts_and_stays_in_the_mixture_alone(
+    finished: Run, adapted: Run
+) -> None:
+    trained = load_models(finished)
+    for name in ("moe-simple", "moe-classwise-conv"):
+        mixture = load_models(adapted)[name]
+        for expert, own in zip(("day", "dusk"), mixture.experts, strict=True):
+            before = trained[f"expert-{expert}"].state_dict()
+            saved = load_models(adapted)[f"expert-{expert}"].state_dict()
+            for key, value in own.state_dict().items():
+                assert torch.equal(saved[key], before[key])  # the expert itself is as it was
+                moved = not torch.equal(value, before[key])
+                assert moved == ("running" in key or "tracked" in key), key
+    rows = read_rows(adapted.folder / "results.jsonl")
+    assert {json.dumps(row["settings"]) for row in rows} == {
+        json.dumps({"gate.expert_batchnorm": "adapt"})
+    }
+
+
+def test_adapting_goes_on_after_a_kill_as_if_unbroken(
+    finished: Run, adapted: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moeseg.training import stages as training
+
+    run = Run(adapted.study, tmp_path / "run")
+    plain, calls = training.train_gates, []
+
+    class Killed(Exception):  # noqa: N818 - stands for a signal
+        pass
+
+    def killed(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        calls.append(list(args[0]))
+        if len(calls) == 2:
+            raise Killed
+        plain(*args, **kwargs)
+
+    monkeypatch.setattr(training, "train_gates", killed)
+    with pytest.raises(Killed):
+        run_study(run)
+    monkeypatch.setattr(training, "train_gates", plain)
+    run_study(run)
+    assert calls == [["moe-simple"], ["moe-classwise-conv"]]
+    for name in ("moe-simple", "moe-classwise-conv"):
+        one, two = (load_models(r)[name].state_dict() for r in (adapted, run))
+        assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+def test_controls_are_scored_like_other_models(finished: Run, tmp_path: Path) -> None:
+    controls = [
+        "constant",
+        "constant-classwise",
+        "shared-trunk",
+        "mean-gate-moe-classwise-conv",
+        "two-seed",
+        "merged",
+    ]
+    run = fresh(finished, tmp_path / "run", controls=controls)
+    run_study(run)
+    models = load_models(run)
+    rows = read_rows(run.folder / "results.jsonl")
+    scored = {row["model"] for row in rows if row["kind"] == "segmentation"}
+    assert scored >= {*controls, "baseline", "baseline-2"}
+    minus = {row["minus"] for row in rows if row["model"] == "moe-simple" and "minus" in row}
+    assert minus >= {"constant", "constant-classwise", "shared-trunk", "two-seed", "merged"}
+    assert "mean-gate-moe-classwise-conv" not in minus
+    data = run.dataset(run.frames("day+dusk", "test"))
+    images = torch.stack([data[i][0] for i in range(len(data))])
+    for name in ("constant", "constant-classwise", "mean-gate-moe-classwise-conv"):
+        weights = models[name](images).weights
+        assert weights is not None
+        assert torch.allclose(weights, weights[:1].expand_as(weights))
+    trained = run.dataset(run.frames("day+dusk", "train"))
+    shown = torch.stack([trained[i][0] for i in range(len(trained))])
+    mean = models["moe-classwise-conv"](shown).weights
+    fixed = models["mean-gate-moe-classwise-conv"](images).weights
+    assert mean is not None
+    assert fixed is not None
+    assert torch.allclose(mean.mean(0), fixed[0], atol=1e-5)
+    pair = models["two-seed"]
+    both = torch.stack(
+        [models[name](images).logits.softmax(1) for name in ("baseline", "baseline-2")]
+    )
+    assert torch.allclose(pair(images).logits.softmax(1), both.mean(0), atol=1e-5)
+    first, second = (models[name].state_dict() for name in ("baseline", "baseline-2"))
+    assert not any(torch.equal(first[key], second[key]) for key in first if "weight" in key)
+    assert set(states(run).values()) == {"done"}
+
+
+def test_an_unshuffled_study_sees_its_lists_in_order(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    plain = SegmentationDataset.__getitem__
+
+    def noting(self: SegmentationDataset, index: Any) -> Any:  # noqa: ANN401
+        item = plain(self, index)
+        if self.augment is not None:
+            seen.append(item[2])
+        return item
+
+    monkeypatch.setattr(SegmentationDataset, "__getitem__", noting)
+    data = study_settings(finished.folder.parent, tmp_path)["data"] | {"shuffle": False}
+    run = fresh(finished, tmp_path / "run", data=data)
+    run_study(run, ["baseline"])
+    listed = [frame.key for frame in run.frames("day+dusk", "train")]
+    assert seen == 2 * listed
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_study_files_run_on_tiny_data(path: Path, tmp_path: Path) -> None:
     study = load_study(path)
@@ -390,7 +548,11 @@ def test_shipped_study_files_run_on_tiny_data(path: Path, tmp_path: Path) -> Non
     manifest.write_text(text)
     tiny = study_settings(tmp_path, tmp_path / "run")
     own = study.model_dump(exclude_unset=True, mode="json")
-    data = tiny["data"] | {"augment": own["data"].get("augment", {})}
+    kept = ("augment", "fit", "shuffle")
+    data = tiny["data"] | {key: own["data"][key] for key in kept if key in own["data"]}
+    if "label_colours" in own["data"]:
+        give_cars_a_second_colour(tmp_path)
+        data["label_colours"] = own["data"]["label_colours"]
     architecture = own.get("architecture", {}) | {
         "pretrained": None,
         "backbone": "resnet18",

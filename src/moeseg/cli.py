@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console, RenderableType
@@ -18,6 +18,8 @@ import moeseg
 from moeseg.errors import MoesegError, UsageError, message_of
 
 if TYPE_CHECKING:
+    from moeseg.models import Rule
+    from moeseg.models.backbones import OutputStride
     from moeseg.run import Run
 
 app = typer.Typer(
@@ -86,6 +88,29 @@ def study(
         return
     _show(render_terminal(read_rows(run.folder / "results.jsonl"), run.study.published))
     _tell(f"table: {run.folder / 'table.md'}   frames: {run.folder / 'frames.png'}")
+
+
+@app.command()
+def ablation(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Ablation file (YAML).")],
+    out: Out = None,
+    set_: Set = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Carry out only this variant; may be given often.")
+    ] = None,
+) -> None:
+    """Run a study in several variants and seeds, and print what each variant changes.
+
+    What two variants share is trained once. Stopped, it goes on where it stopped; `results.jsonl`,
+    `table.md` and the plots in its folder always show what is finished.
+    """
+    from moeseg.ablation import load_ablation, run_ablation
+
+    overrides = [*(set_ or []), *([] if out is None else [f"out={out}"])]
+    found = load_ablation(file, overrides)
+    run_ablation(found, only or ())
+    print((found.out / "table.md").read_text(encoding="utf-8"))
+    _tell(f"table: {found.out / 'table.md'}")
 
 
 @app.command()
@@ -164,6 +189,133 @@ def predict(
         _tell(line)
 
 
+@app.command()
+def insight(
+    model: Annotated[Path, typer.Argument(help="Folder of a saved mixture or ensemble.")],
+    data: Annotated[
+        Path, typer.Option(help="Study file, or with --unlabelled a folder of photos.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for frames.csv, rows and overlays.")] = Path(
+        "insight"
+    ),
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Rank photos without labels: what to label next.")
+    ] = False,
+    subset: Annotated[
+        list[str] | None, typer.Option(help="Subset or join of the study, e.g. highway+urban.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of the study: train, val or test.")] = "test",
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="H W", help="Size at which the model sees frames; its own by default."
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, help="Frames to draw, most disagreed-on first.")] = 20,
+    colours: Annotated[
+        str, typer.Option(help="safe (for colour-blind people) or original (as published).")
+    ] = "safe",
+    set_: Set = None,
+) -> None:
+    """Show what a mixture's experts know: agreement, routing, and the frames to look at.
+
+    On labelled frames of a study, `--data STUDY.yaml --subset NAME`: all measures as rows. On a
+    folder of photos, `--data FOLDER --unlabelled`: the photos ranked by disagreement.
+    """
+    from moeseg.insight.overlay import scheme_of
+
+    scheme = scheme_of(colours)
+    if unlabelled:
+        from moeseg.insight.unlabelled import rank_photos
+
+        if subset or set_:
+            raise UsageError("--unlabelled: expected a folder of photos alone, got --subset, --set")
+        first = rank_photos(model, data, out, size=size, top=top, scheme=scheme)
+        for place, key in enumerate(first, start=1):
+            _tell(f"{place:4d}  {key}")
+    else:
+        from moeseg.evaluation.table import render_terminal
+        from moeseg.insight.saved import insight_saved
+
+        if not subset:
+            raise UsageError(
+                "--subset: expected a subset or join of the study, got none; name one, or give "
+                "--unlabelled with a folder of photos"
+            )
+        sized = [] if size is None else [f"eval.size=[{size[0]},{size[1]}]"]
+        run = _open(data, None, [*(set_ or []), f"eval.split={split}", *sized])
+        _show(render_terminal(insight_saved(model, run, subset, out, top=top, scheme=scheme)))
+        _tell(f"rows: {out / 'results.jsonl'}")
+    for what, name in (("frames", "frames.csv"), ("overlays", "overlays")):
+        if (out / name).exists():
+            _tell(f"{what}: {out / name}")
+
+
+@app.command("import-original")
+def import_original(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="A checkpoint, or an ensemble's experts."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the model.")],
+    output_stride: Annotated[int, typer.Option(help="Of a DeepLabv3+: 8 or 16.")] = 16,
+    rule: Annotated[
+        str, typer.Option(help="Of an ensemble: mean, max or mean-probability.")
+    ] = "mean",
+    input_size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="H W", help="Size at which the model was trained."),
+    ] = None,
+    taxonomy: Annotated[
+        str | None, typer.Option(help="Its classes, e.g. a2d2-38, or a YAML file.")
+    ] = None,
+) -> None:
+    """Turn a checkpoint of the original code into a model for `evaluate` and `predict`.
+
+    Those need its taxonomy and its size, which no checkpoint holds: give both.
+    """
+    from moeseg.data import Taxonomy
+    from moeseg.interop.original import import_files, summary
+
+    classes = None if taxonomy is None else Taxonomy.load(taxonomy)
+    model = import_files(
+        files,
+        out,
+        taxonomy=classes,
+        input_size=input_size,
+        output_stride=cast("OutputStride", output_stride),
+        rule=cast("Rule", rule),
+    )
+    _tell(f"{out}: {summary(model)}")
+
+
+@app.command("export-original")
+def export_original(
+    model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Checkpoint to write (.pth).")],
+) -> None:
+    """Write a saved model as a checkpoint that the original code opens."""
+    from moeseg.interop.original import summary, write
+    from moeseg.models import load
+
+    held = load(model)
+    write(held, out)
+    _tell(f"{out}: {summary(held)}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write, instead of report.html in the folder.")
+    ] = None,
+) -> None:
+    """Write the report of a run: one HTML file that opens offline, with all there is to see."""
+    from moeseg.report import write_report
+
+    _tell(f"report: {write_report(run, out)}")
+
+
 @data_app.command("check")
 def data_check(
     file: StudyFile,
@@ -196,8 +348,8 @@ def data_prepare(
     from moeseg.progress import track
 
     run = _open(file, None, set_)
-    workers = run.study.data.workers
-    prepare(run.catalogue, out, run.study.data.size, workers=workers, track=track)
+    data = run.study.data
+    prepare(run.catalogue, out, data.size, fit=data.fit, workers=data.workers, track=track)
     _tell(f"prepared: {out}\nuse it with --set data.reader=prepared --set data.root={out}")
 
 

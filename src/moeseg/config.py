@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -23,6 +23,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 _QUOTED = re.compile(r"'[^']*'")
 Extent = tuple[Positive, Positive]
+_Settings = TypeVar("_Settings", bound=BaseModel)
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 
 
@@ -406,6 +407,15 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         UsageError: the file cannot be read, or settings are unknown or out of range; the message
             lists every one.
     """
+    return parse_study(read_yaml(path, overrides), str(path))
+
+
+def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a file of settings and lay `a.b=value` items over it; nothing is checked yet.
+
+    Raises:
+        UsageError: the file cannot be read or is no mapping, or an item is not of that form.
+    """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -414,20 +424,40 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         raise UsageError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise UsageError(f"{path}: expected a mapping of settings, got {type(raw).__name__}")
-    raw = _unaliased(raw)
+    settings: dict[str, Any] = _unaliased(raw)
     for item in overrides:
-        _override(raw, item)
-    return parse_study(raw, str(path))
+        _override(settings, item)
+    return settings
 
 
 def parse_study(raw: Mapping[str, Any], where: str) -> Study:
     """Check settings against `Study`; `where` names their origin in the message."""
+    return validated(Study, raw, where)
+
+
+def validated(kind: type[_Settings], raw: Mapping[str, Any], where: str) -> _Settings:
+    """Check settings against a file's form.
+
+    Raises:
+        UsageError: settings are unknown or out of range; the message lists every one.
+    """
     try:
-        return Study.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        lines = [f"  {_describe(detail)}" for detail in error.errors()]
+        lines = [f"  {_describe(detail, kind)}" for detail in error.errors()]
         count = f"{len(lines)} setting{'s' if len(lines) > 1 else ''}"
         raise UsageError(f"{where}: {count} to mend\n" + "\n".join(lines)) from error
+
+
+def lay(raw: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: ANN401 - whatever YAML holds
+    """Put a value at the place `a.b` of nested settings."""
+    *parents, last = dotted.split(".")
+    place = raw
+    for parent in parents:
+        if not isinstance(place.get(parent), dict):
+            place[parent] = {}
+        place = place[parent]
+    place[last] = value
 
 
 def data_root(config: DataConfig) -> Path:
@@ -470,20 +500,14 @@ def _override(raw: dict[str, Any], item: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"--set {dotted}: {text!r} is not a YAML value") from error
-    *parents, last = dotted.split(".")
-    place = raw
-    for parent in parents:
-        if not isinstance(place.get(parent), dict):
-            place[parent] = {}
-        place = place[parent]
-    place[last] = value
+    lay(raw, dotted, value)
 
 
-def _describe(detail: ErrorDetails) -> str:
+def _describe(detail: ErrorDetails, kind: type[BaseModel]) -> str:
     location = [str(part) for part in detail["loc"]]
     key = ".".join(location) or "(whole file)"
     if detail["type"] == "extra_forbidden":
-        return f"{key}: {unknown_name('setting', location[-1], _fields_at(location[:-1]))}"
+        return f"{key}: {unknown_name('setting', location[-1], _fields_at(kind, location[:-1]))}"
     if detail["type"] == "literal_error" and isinstance(detail["input"], str):
         choices = [word.strip("'") for word in _QUOTED.findall(str(detail["ctx"]["expected"]))]
         return f"{key}: {unknown_name('value', detail['input'], choices)}"
@@ -494,9 +518,9 @@ def _describe(detail: ErrorDetails) -> str:
     return f"{key}: {message}, got {detail['input']!r}" if location else message
 
 
-def _fields_at(location: Sequence[str]) -> list[str]:
-    """Return the settings that may stand at a place of the study file."""
-    kind: Any = Study
+def _fields_at(file: type[BaseModel], location: Sequence[str]) -> list[str]:
+    """Return the settings that may stand at a place of a file."""
+    kind: Any = file
     for part in location:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             field = kind.model_fields.get(part)

@@ -139,14 +139,17 @@ def counts_by_label(values: Tensor, label: Tensor, num_classes: int, num_values:
         cell += start.view(batch, *[1] * (cell.ndim - 1))
     counts = torch.bincount(cell.flatten(), minlength=batch * rows * num_values)
     counts = counts.view(batch, rows, num_values)  # (B * 256 * V,) -> (B, 256, V)
-    strange = counts[:, num_classes:IGNORE].sum(dim=(0, 2))  # (B, 255 - C, V) -> (255 - C,)
-    if bool(strange.any()):
-        ids = (strange.nonzero().flatten() + num_classes).tolist()
-        raise DataError(
-            f"expected label ids 0..{num_classes - 1} or {IGNORE} (ignore), got {ids} at "
-            f"{int(strange.sum())} pixels; was the label encoded with another taxonomy?"
-        )
+    _refuse_strange(counts.sum(dim=(0, 2)), num_classes)  # (B, 256, V) -> (256,)
     return counts[:, :num_classes].clone()
+
+
+def check_label_ids(label: Tensor, num_classes: int) -> None:
+    """Check that a uint8 label of any shape holds ids 0..C-1 and 255 only.
+
+    Raises:
+        DataError: with the other ids and how often they stand there.
+    """
+    _refuse_strange(torch.bincount(label.flatten(), minlength=IGNORE + 1), num_classes)
 
 
 def scores(confusion: Tensor) -> SegmentationScores:
@@ -253,4 +256,15 @@ def _check_range(what: str, ids: Tensor, last: int) -> None:
         raise DataError(
             f"expected {what} ids 0..{last}, got {low}..{high}; "
             "do model, labels and taxonomy have the same classes?"
+        )
+
+
+def _refuse_strange(pixels: Tensor, num_classes: int) -> None:
+    """Raise on a pixel of a label id that is no class; `pixels` (256,) counts each id."""
+    strange = pixels[num_classes:IGNORE]
+    if bool(strange.any()):
+        ids = (strange.nonzero().flatten() + num_classes).tolist()
+        raise DataError(
+            f"expected label ids 0..{num_classes - 1} or {IGNORE} (ignore), got {ids} at "
+            f"{int(strange.sum())} pixels; was the label encoded with another taxonomy?"
         )

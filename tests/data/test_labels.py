@@ -110,3 +110,52 @@ def test_weights_need_a_known_method_and_pixels() -> None:
         class_weights(counts([0], classes=1), "inverse-lg")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="labelled pixels"):
         class_weights(counts([255], classes=2), "none")
+
+
+def test_first_colours_only_by_hand(tmp_path: Path) -> None:
+    # Truck 1, Truck 2, Bicycle 1, Bicycle 4, Car 2, Sky: the second ones become class 0, Car
+    names = {"Truck": 2, "Bicycle": 4, "Car": 2}
+    colours = {name: FINE.colours[FINE.classes.index(name)] for name in (*names, "Sky")}
+    shown = [
+        colours["Truck"][0],
+        colours["Truck"][1],
+        colours["Bicycle"][0],
+        colours["Bicycle"][3],
+        colours["Car"][1],
+        colours["Sky"][0],
+    ]
+    write_png(tmp_path / "x.png", np.array([shown], np.uint8))
+    truck, bicycle, sky = (FINE.classes.index(name) for name in ("Truck", "Bicycle", "Sky"))
+    whole = LabelFormat("colours", FINE, FINE)
+    wrong = whole.first_colours_only()
+    assert whole.read(frame(tmp_path / "x.png")).tolist() == [
+        [truck, truck, bicycle, bicycle, 0, sky]
+    ]
+    assert wrong.read(frame(tmp_path / "x.png")).tolist() == [[truck, 0, bicycle, 0, 0, sky]]
+    mapped = whole.in_taxonomy(COARSE).first_colours_only().read(frame(tmp_path / "x.png"))
+    car, coarse_truck, coarse_sky = (COARSE.classes.index(n) for n in ("Car", "Truck", "Sky"))
+    assert mapped[0, [0, 1, 3, 5]].tolist() == [coarse_truck, car, car, coarse_sky]
+
+
+def test_first_colours_only_counts_the_colours_of_the_original() -> None:
+    wrong = LabelFormat("colours", FINE, FINE).first_colours_only().files
+    known = {colours[0] for colours in FINE.colours}
+    assert len({c for colours in FINE.colours for c in colours} - known) == 17
+    assert len(wrong.colours[0]) == len(FINE.colours[0]) + 14  # those of other classes
+
+
+@pytest.mark.parametrize("coding", ["ids", "colours"])
+def test_first_colours_only_needs_several_colours(coding: str) -> None:
+    camvid = Taxonomy.load("camvid-11")
+    one = (
+        LabelFormat("ids", FINE, FINE)
+        if coding == "ids"
+        else LabelFormat("colours", camvid, camvid)
+    )
+    if coding == "colours" and any(len(colours) > 1 for colours in camvid.colours):
+        one = LabelFormat("colours", COARSE_ONE, COARSE_ONE)
+    with pytest.raises(UsageError, match=r"data\.label_colours: first-only needs label files"):
+        one.first_colours_only()
+
+
+COARSE_ONE = Taxonomy("two", ("a", "b"), (((1, 2, 3),), ((4, 5, 6),)))

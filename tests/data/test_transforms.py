@@ -7,7 +7,16 @@ from PIL import Image
 from torch import Tensor
 
 from contracts_data import random_ids, random_photo
-from moeseg.data.transforms import Augment, augmented, resize_image, resize_label, unit_range
+from moeseg.data.transforms import (
+    Augment,
+    augmented,
+    fit_image,
+    fit_label,
+    fitted_extent,
+    resize_image,
+    resize_label,
+    unit_range,
+)
 from moeseg.errors import UsageError
 from moeseg.types import IGNORE, Size
 
@@ -173,3 +182,31 @@ def test_settings_out_of_range(settings: dict[str, object], message: str) -> Non
     with pytest.raises(UsageError) as caught:
         Augment(**settings)  # type: ignore[arg-type]
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "extent"),
+    [
+        ((1208, 1920), (720, 1152), (720, 1144)),
+        ((1208, 1920), (912, 912), (574, 912)),
+        ((10, 10), (4, 8), (4, 4)),
+        ((12, 20), (6, 10), (6, 10)),
+        ((1, 500), (4, 8), (1, 8)),
+    ],
+)
+def test_padding_keeps_proportions(size: Size, target: Size, extent: Size) -> None:
+    assert fitted_extent(size, target, "pad") == extent
+    assert fitted_extent(size, target, "squeeze") == target
+
+
+def test_padded_pixels_repeat_the_edge_and_do_not_count() -> None:
+    photo, label = pair((12, 20))
+    image, ids = fit_image(photo, (10, 10), "pad"), fit_label(label, (10, 10), "pad")
+    assert image.shape == (3, 10, 10)
+    assert torch.equal(image[:, :6], resize_image(photo, (6, 10)))
+    assert torch.equal(ids[:6], resize_label(label, (6, 10)))
+    assert (ids[6:] == IGNORE).all()
+    assert torch.equal(image[:, 6:], image[:, 5:6].expand(-1, 4, -1))
+    squeezed = fit_image(photo, (10, 10), "squeeze"), fit_label(label, (10, 10), "squeeze")
+    assert torch.equal(squeezed[0], resize_image(photo, (10, 10)))
+    assert torch.equal(squeezed[1], resize_label(label, (10, 10)))

@@ -40,12 +40,12 @@ def _row(**changes: object) -> Row:
 
 
 def test_round_trip_keeps_rows_of_any_kind(tmp_path: Path) -> None:
-    rows: list[Row] = [_row(), {"kind": "routing", "text": "line\u2028separator \n"}]
+    rows: list[Row] = [_row(), {"kind": "another", "text": "line\u2028separator \n"}]
     path = tmp_path / "new" / "results.jsonl"
     write_rows(path, rows)
     assert read_rows(path) == rows
     lines = path.read_text(encoding="utf-8").split("\n")
-    assert [json.loads(line)["kind"] for line in lines[:-1]] == ["difference", "routing"]
+    assert [json.loads(line)["kind"] for line in lines[:-1]] == ["difference", "another"]
     assert "ü" in lines[0]
     assert [file.name for file in path.parent.iterdir()] == ["results.jsonl"]
 

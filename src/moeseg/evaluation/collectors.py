@@ -56,6 +56,7 @@ class Ground:
     """What all models of one evaluation share; whoever brings a measure makes collectors for it.
 
     Attributes:
+        models: all that are scored, by name, in the table's order.
         classes: C class names, in id order.
         frames: what is predicted, each once.
         blocks: of these frames.
@@ -66,6 +67,7 @@ class Ground:
         folder: where files beside the rows go; None where there are none.
     """
 
+    models: Mapping[str, Model]
     classes: tuple[str, ...]
     frames: tuple[Frame, ...]
     blocks: Blocks

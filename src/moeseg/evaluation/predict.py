@@ -79,7 +79,7 @@ def model_taxonomy(folder: Path) -> Taxonomy:
         raise CheckpointError(
             f"{folder}: expected a model saved with its taxonomy and size, got no "
             f"{' and no '.join(absent)}: save it with info={{'taxonomy': taxonomy.to_json(), "
-            "'size': [H, W]}"
+            "'size': [H, W]}, or import it again with --taxonomy and --input-size"
         )
     return Taxonomy.from_json(info["taxonomy"], str(folder))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from moeseg.errors import DataError, unknown_name
@@ -45,6 +45,35 @@ METRIC_KEYS: dict[str, tuple[str, ...]] = {
         "ci_units",
     ),
     "difference": ("minus", "difference", "ci95", "ci_unit", "ci_units", "wins"),
+    "agreement": (
+        "category",
+        "pixels",
+        "share",
+        "labelled",
+        "right",
+        "per_class_share",
+        "per_class_right",
+        "ci95",
+        "right_ci95",
+        "ci_unit",
+        "ci_units",
+    ),
+    "detector": (
+        "score",
+        "task",
+        "positives",
+        "auroc",
+        "aupr",
+        "fpr95",
+        "aurc",
+        "error_bound",
+        "ci95",
+        "aurc_ci95",
+        "ci_unit",
+        "ci_units",
+        "risk",
+        "roc",
+    ),
     "routing": (
         "experts",
         "columns",
@@ -65,8 +94,20 @@ METRIC_KEYS: dict[str, tuple[str, ...]] = {
 }
 """Keys that a kind adds to `BASE_KEYS`; a new kind of row enters here."""
 
-SHARES = ("miou", "miou_union", "pixel_accuracy", "class_accuracy", "fw_iou")
-"""Readings of a ``segmentation`` row: 0..1, or null where no pixel was counted."""
+SHARES: dict[str, tuple[str, ...]] = {
+    "segmentation": ("miou", "miou_union", "pixel_accuracy", "class_accuracy", "fw_iou"),
+    "agreement": ("share", "right", "per_class_share", "per_class_right"),
+    "detector": (
+        *("positives", "auroc", "aupr", "fpr95", "aurc", "error_bound"),
+        *("risk", "roc"),
+    ),
+    "routing": (
+        *("mean_weights", "class_weights", "entropy", "concentration"),
+        *("prefers_better", "subset_accuracy"),
+    ),
+}
+"""Readings of a kind that are 0..1 or null where nothing was counted; so is all within a list or
+an object."""
 
 
 def validate_row(row: Row) -> None:
@@ -136,15 +177,15 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 def _wrong_values(row: Row) -> list[str]:
     wrong = []
-    for key in SHARES:
-        value = row.get(key)
-        if value is not None and not 0.0 <= value <= 1.0:
-            wrong.append(f"{key} is {value}, expected 0..1 or null")
-    ci95 = row["ci95"]
-    if ci95 is not None and not (
-        len(ci95) == 2 and all(map(math.isfinite, ci95)) and ci95[0] <= ci95[1]
-    ):
-        wrong.append(f"ci95 is {ci95}, expected [low, high] or null")
+    for key in SHARES.get(row["kind"], ()):
+        for value in _numbers(row[key]):
+            if not 0.0 <= value <= 1.0:
+                wrong.append(f"{key} is {value}, expected 0..1 or null")
+    for key, value in row.items():
+        if not key.endswith("ci95") or value is None:
+            continue
+        if len(value) != 2 or not all(map(math.isfinite, value)) or value[0] > value[1]:
+            wrong.append(f"{key} is {value}, expected [low, high] or null")
     if row["ci_unit"] not in ("sequence", "block"):
         wrong.append(unknown_name("ci_unit", str(row["ci_unit"]), ("sequence", "block")))
     if not (
@@ -154,3 +195,14 @@ def _wrong_values(row: Row) -> list[str]:
     ):
         wrong.append(f"size is {row['size']}, expected [height, width]")
     return wrong
+
+
+def _numbers(value: object) -> Iterator[float]:
+    """Yield every number in a value of a row, however deep."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from _numbers(part)
+    elif isinstance(value, int | float):
+        yield value

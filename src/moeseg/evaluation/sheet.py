@@ -143,7 +143,7 @@ def _height(cell: Pixels, width: int) -> int:
 def _wrapped(font: Font, texts: Sequence[str], width: int) -> list[str]:
     """Break texts into lines of at most `width` pixels, anywhere if need be."""
     lines = []
-    for text in map(_drawable, texts):
+    for text in map(drawable, texts):
         current = ""
         for sign in text:
             if current and font.getlength(current + sign) > width:
@@ -154,7 +154,7 @@ def _wrapped(font: Font, texts: Sequence[str], width: int) -> list[str]:
     return lines
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """Reduce a text to what Pillow's own font can draw: ASCII; accents go, the rest is ``?``."""
     parts = unicodedata.normalize("NFKD", text)
     base = "".join(sign for sign in parts if not unicodedata.combining(sign))
@@ -167,7 +167,7 @@ def _legend_places(
     """Return name, colour, x and y (below the pictures) of each entry, in columns."""
     if not legend:
         return []
-    names = [_drawable(name) for name in legend]
+    names = [drawable(name) for name in legend]
     step = 20 + 2 * _GAP + max(int(font.getlength(name)) for name in names) + 1
     across = max(1, (width - _GAP) // step)
     down = -(-len(legend) // across)

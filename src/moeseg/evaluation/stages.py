@@ -112,6 +112,7 @@ def evaluate(
     subsets: Sequence[str],
     base: Row,
     measures: Sequence[Measure] = (),
+    folder: Path | None = None,
 ) -> list[Row]:
     """Score models on frames.
 
@@ -122,11 +123,13 @@ def evaluate(
         subsets: subsets and joins of these frames that get a row of each model.
         base: keys of every row; see `rows.BASE_KEYS`. Its `size` is that of scoring.
         measures: what is measured beside mIoU, in the same pass.
+        folder: where measures put files beside their rows; None for none.
 
     Returns:
         Segmentation rows, then differences of mixtures to the others, then the measures' rows.
     """
     ground = Ground(
+        models=models,
         classes=run.catalogue.taxonomy.classes,
         frames=tuple(frames),
         blocks=Blocks.of(frames),
@@ -136,7 +139,7 @@ def evaluate(
         trained={
             name: run.study.subset_of(name) for name in models if name in run.study.networks()
         },
-        folder=run.folder / "insight" if measures else None,
+        folder=folder,
     )
     scored = {name: segmentation_collector(name, model, ground) for name, model in models.items()}
     more = {
@@ -198,7 +201,15 @@ def _inputs(run: Run) -> dict[str, Any]:
 
 def _make_rows(run: Run, measures: Sequence[Measure]) -> None:
     base = row_base(run, run.eval_size, run.record("evaluate")["fingerprint"])
-    rows = evaluate(load_models(run), run, scored_frames(run), scored_subsets(run), base, measures)
+    rows = evaluate(
+        load_models(run),
+        run,
+        scored_frames(run),
+        scored_subsets(run),
+        base,
+        measures,
+        run.folder / "insight",
+    )
     write_rows(run.folder / "results.jsonl", rows)
 
 
@@ -260,13 +271,21 @@ def _legend(taxonomy: Taxonomy, present: set[int]) -> dict[str, tuple[int, int, 
     return {taxonomy.classes[i]: taxonomy.colours[i][0] for i in ids}
 
 
-def evaluate_saved(run: Run, folders: Sequence[Path], subsets: Sequence[str]) -> list[Row]:
+def evaluate_saved(
+    run: Run,
+    folders: Sequence[Path],
+    subsets: Sequence[str],
+    measures: Sequence[Measure] = (),
+    out: Path | None = None,
+) -> list[Row]:
     """Score saved models on a study's data.
 
     Args:
         run: whose data, size and evaluation settings hold.
         folders: of the models; each is called by its folder's name.
         subsets: subsets and joins that get a row.
+        measures: what is measured beside mIoU.
+        out: where measures put files beside their rows; None for none.
 
     Raises:
         CheckpointError: a folder holds no model, or one of another taxonomy than the data.
@@ -296,7 +315,7 @@ def evaluate_saved(run: Run, folders: Sequence[Path], subsets: Sequence[str]) ->
         weights_digest(one) for folder in folders for one in (folder, *referenced_experts(folder))
     ]
     base = row_base(run, size, fingerprint([digests, run.frames_print(frames), size]))
-    return evaluate(models, run, frames, subsets, base)
+    return evaluate(models, run, frames, subsets, base, measures, out)
 
 
 def _common_size(folders: Sequence[Path]) -> Size:

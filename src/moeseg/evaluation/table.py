@@ -78,12 +78,12 @@ def render_terminal(rows: Iterable[Row], published: Published | None = None) -> 
 def render_csv(rows: Iterable[Row]) -> str:
     """Return the ``segmentation`` rows as CSV, one line each; readings in percent."""
     base = [key for key in BASE_KEYS if key not in ("kind", "settings", "size")]
-    shares = [f"{key}_percent" for key in SHARES]
+    shares = [f"{key}_percent" for key in SHARES["segmentation"]]
     more = ["classes_used", "ci_unit", "ci_units"]
     head = [*base, "height", "width", *shares, "ci95_low_percent", "ci95_high_percent", *more]
     lines: list[list[object]] = [[*head]]
     for row in ordered(rows, "segmentation"):
-        numbers = [*(row[key] for key in SHARES), *(row["ci95"] or (None, None))]
+        numbers = [*(row[key] for key in SHARES["segmentation"]), *(row["ci95"] or (None, None))]
         lines.append(
             [row[key] for key in base]
             + [*row["size"]]

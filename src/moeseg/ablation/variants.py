@@ -1,0 +1,124 @@
+"""An ablation: one study in several variants and seeds, and one table of what the variants change.
+
+Each variant is an ordinary study in a folder of its own; what two of them share, such as an expert
+that a setting does not touch, is trained once. How the table looks is `table`'s matter.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from moeseg.ablation.table import write_ablation
+from moeseg.config import Name, Strict, Study, lay, parse_study, read_yaml, validated
+from moeseg.errors import UsageError, unknown_name
+from moeseg.evaluation.rows import read_rows, write_rows
+from moeseg.progress import say
+from moeseg.run import Run, rank
+from moeseg.study import ledger, run_study
+from moeseg.types import Row
+
+
+class Ablation(Strict):
+    """An ablation file: a study, and what each variant changes in it."""
+
+    out: Path
+    """Folder of all runs; `--out` replaces it."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """Every variant is carried out with each of these."""
+    study: dict[str, Any]
+    """The settings of a study file, without `out` and `seed`."""
+    variants: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
+    """For each variant the settings that it changes, as `a.b: value`; the first is compared to."""
+
+    def study_of(self, variant: str, seed: int) -> Study:
+        """Return the study of one variant and seed.
+
+        Raises:
+            UsageError: settings are unknown or out of range.
+        """
+        raw = copy.deepcopy(self.study)
+        folder = self.out / variant / f"seed-{seed}"
+        changes = {**self.variants[variant], "seed": seed, "out": str(folder)}
+        if raw.get("data", {}).get("reader") == "synthetic":
+            changes.setdefault("data.root", str(self.out / "scenes"))
+        for dotted, value in changes.items():
+            lay(raw, dotted, value)
+        return parse_study(raw, f"variant {variant}")
+
+
+def load_ablation(path: Path, overrides: Sequence[str] = ()) -> Ablation:
+    """Read an ablation file and check the studies of all its variants.
+
+    Args:
+        path: YAML file.
+        overrides: `a.b=value` items that replace settings of the file.
+
+    Raises:
+        UsageError: the file cannot be read, or settings are unknown or out of range.
+    """
+    ablation = validated(Ablation, read_yaml(path, overrides), str(path))
+    for variant in ablation.variants:
+        ablation.study_of(variant, ablation.seeds[0])
+    return ablation
+
+
+def runs(ablation: Ablation) -> Iterator[tuple[str, Run]]:
+    """Yield variant and run, seed by seed, so that a stopped ablation has whole seeds."""
+    for seed in ablation.seeds:
+        for variant in ablation.variants:
+            yield variant, Run(ablation.study_of(variant, seed))
+
+
+def run_ablation(ablation: Ablation, only: Sequence[str] = ()) -> list[Row]:
+    """Carry out every variant with every seed, and write rows, table and plot of what is there.
+
+    Args:
+        ablation: what is to be done.
+        only: variants to carry out; all where empty. The table holds all that are finished.
+
+    Returns:
+        The rows of all finished runs, with the variant in `settings`; none on other ranks.
+
+    Raises:
+        UsageError: an unknown variant.
+        MoesegError: a run failed; what was finished is kept.
+    """
+    if unknown := [name for name in only if name not in ablation.variants]:
+        raise UsageError("\n".join(unknown_name("variant", n, ablation.variants) for n in unknown))
+    every = list(runs(ablation))
+    for number, (variant, run) in enumerate(every, 1):
+        if only and variant not in only:
+            continue
+        say(f"== {number}/{len(every)}: {variant}, seed {run.study.seed}")
+        _adopt(run, [other for _, other in every if other is not run])
+        run_study(run)
+        if rank() == 0:
+            _write(ablation, every)
+    return _write(ablation, every) if rank() == 0 else []
+
+
+def _adopt(run: Run, others: Sequence[Run]) -> None:
+    """Take over every finished stage that another run made from the same inputs."""
+    book = ledger(run)
+    finished = [other for other in others if (other.folder / "stages").is_dir()]
+    for stage in book.stages.values():
+        for other in finished:
+            if book.state(stage) == "done" or book.adopt(stage, other):
+                break
+
+
+def _write(ablation: Ablation, every: Sequence[tuple[str, Run]]) -> list[Row]:
+    rows = []
+    for variant, run in every:
+        path = run.folder / "results.jsonl"
+        if run.record("evaluate").get("finished") and path.exists():
+            for row in read_rows(path):
+                rows.append(row | {"settings": row["settings"] | {"variant": variant}})
+    write_rows(ablation.out / "results.jsonl", rows)
+    write_ablation(ablation.out, rows, list(ablation.variants))
+    return rows
