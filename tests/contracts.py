@@ -180,16 +180,22 @@ class GateContract:
         turned = Gate(
             [gate.channels[n] for n in order],
             gate.columns,
+            shared=gate.shared,
             pool=gate.pool,
             grid=gate.grid,
             hidden=gate.hidden,
         )
+
+        def in_order(last: Tensor) -> Tensor:  # its units go by column, then by expert
+            by_expert = last.unflatten(1, (-1, len(order)))
+            return by_expert[:, :, order].flatten(1, 2)
+
         turned.load_state_dict(
             gate.state_dict()
             | {
                 "conv1.weight": torch.cat([parts[n] for n in order], dim=1),
-                "fc2.weight": gate.fc2.weight[:, order],
-                "fc2.bias": gate.fc2.bias[:, order],
+                "fc2.weight": in_order(gate.fc2.weight),
+                "fc2.bias": in_order(gate.fc2.bias),
             }
         )
         torch.testing.assert_close(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -450,8 +451,7 @@ def test_adapting_batchnorm_drifts_and_stays_in_the_mixture_alone(
 def test_adapting_goes_on_after_a_kill_as_if_unbroken(
     finished: Run, adapted: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from moeseg.training import stages as training
-
+    training: Any = importlib.import_module("moeseg.training.stages")
     run = Run(adapted.study, tmp_path / "run")
     plain, calls = training.train_gates, []
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from contracts import GateContract
 from moeseg.errors import UsageError
-from moeseg.models import Gate
+from moeseg.models import ConstantGate, Gate
 
 
 class TestSimpleGate(GateContract):
@@ -149,3 +149,38 @@ def test_error_of_a_fixed_gate_names_both_grids() -> None:
     # the same number of cells in another shape is another grid
     with pytest.raises(UsageError, match="expected a feature map of 6x10, got 10x6"):
         gate([torch.zeros(1, 1, 10, 6)] * 2)
+
+
+class TestSharedTrunkGate(GateContract):
+    @pytest.fixture
+    def gate(self) -> Gate:
+        torch.manual_seed(0)
+        return Gate([4, 3], 5, shared=True, grid=(4, 6), hidden=16)
+
+
+def test_a_shared_trunk_is_one_convolution_and_one_hidden_layer_for_all_columns() -> None:
+    torch.manual_seed(0)
+    gate = Gate([4, 3], 5, shared=True, grid=(4, 6), hidden=16)
+    assert gate.conv1.weight.shape == (1, 7, 3, 3)
+    assert gate.fc1.weight.shape == (1, 16, 24)
+    maps = [torch.rand(2, 4, 4, 6), torch.rand(2, 3, 4, 6)]
+    hidden = F.relu(gate.conv1(torch.cat(maps, 1))).flatten(1)
+    hidden = F.relu(F.linear(hidden, gate.fc1.weight[0], gate.fc1.bias[0]))
+    last = F.linear(hidden, gate.fc2.weight[0], gate.fc2.bias[0])  # (B, K * E), column by column
+    for column in range(5):
+        expected = last[:, 2 * column : 2 * column + 2].softmax(1)
+        assert torch.allclose(gate(maps)[:, :, column], expected, atol=1e-6)
+
+
+def test_a_constant_gate_gives_the_same_weights_for_every_image_and_learns() -> None:
+    wanted = torch.tensor([[0.2, 1.0], [0.8, 0.0]])
+    gate = ConstantGate([4, 3], 2, weights=wanted)
+    maps = [torch.rand(3, 4, 4, 6), torch.rand(3, 3, 9, 2)]
+    weights = gate(maps)
+    assert weights.shape == (3, 2, 2)
+    assert torch.allclose(weights, wanted.expand(3, 2, 2), atol=1e-6)
+    equal = ConstantGate([4, 3], 5)
+    assert torch.allclose(equal(maps), torch.full((3, 2, 5), 0.5))
+    equal(maps)[:, 0].sum().backward()
+    assert equal.logits.grad is not None
+    assert (equal.logits.grad[0] > 0).all()
