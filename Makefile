@@ -10,6 +10,7 @@ demo: $(READY)  ## run the main job on embedded data
 	$(BIN)/moeseg study configs/demo.yaml
 
 test: $(READY)  ## run the tests
+	sh tests/browser.sh
 	$(BIN)/python -m pytest -n auto
 
 check: $(READY)  ## formatting, lint, types

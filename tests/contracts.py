@@ -187,8 +187,8 @@ class GateContract:
         )
 
         def in_order(last: Tensor) -> Tensor:  # its units go by column, then by expert
-            by_expert = last.unflatten(1, (-1, len(order)))
-            return by_expert[:, :, order].flatten(1, 2)
+            by_expert = last.reshape(len(last), -1, len(order), *last.shape[2:])
+            return by_expert[:, :, order].reshape(last.shape)
 
         turned.load_state_dict(
             gate.state_dict()

@@ -72,7 +72,8 @@ def study(
     """Run a study: train what is missing, score every model, write the table.
 
     A run that was stopped goes on where it stopped. Everything lands in the run's folder:
-    `models/`, `results.jsonl`, `table.md`, `table.csv`, `classes.csv`, `frames.png`.
+    `report.html`, `models/`, `results.jsonl`, `table.md`, `table.csv`, `classes.csv`, `frames.png`,
+    `insight/`.
     """
     from moeseg.evaluation.rows import read_rows
     from moeseg.evaluation.table import render_terminal
@@ -87,7 +88,7 @@ def study(
     if rank() > 0:
         return
     _show(render_terminal(read_rows(run.folder / "results.jsonl"), run.study.published))
-    _tell(f"table: {run.folder / 'table.md'}   frames: {run.folder / 'frames.png'}")
+    _tell(f"report: {run.folder / 'report.html'}   table: {run.folder / 'table.md'}")
 
 
 @app.command()

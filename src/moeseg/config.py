@@ -273,6 +273,16 @@ class EvalConfig(Strict):
     """Frames of each subset on the contact sheet."""
 
 
+class InsightConfig(Strict):
+    """Which frames are kept to look at, in the report and as pictures."""
+
+    frames: Annotated[int, Field(ge=0)] = 12
+    """Frames of each scored subset: half the most disagreed-on, half evenly spaced; 0 for none."""
+    colours: Literal["safe", "original"] = "safe"
+    """Of agreement on the sheets: colour-blind-safe ones, or red, green and blue as the original
+    had them; the report can switch."""
+
+
 HABITS: dict[str, object] = {
     "data.label_colours": "first-only",
     "data.fit": "squeeze",
@@ -322,6 +332,7 @@ class Study(Strict):
     frames), `two-seed` (ensemble of two baselines), `merged` (the experts' weights averaged)."""
     gate: GateConfig = GateConfig()
     eval: EvalConfig = EvalConfig()
+    insight: InsightConfig = InsightConfig()
     published: dict[str, dict[str, float]] = {}
     """Figures of others, model -> subset -> mIoU in percent, printed beside the measured ones."""
 

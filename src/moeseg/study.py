@@ -12,7 +12,10 @@ from moeseg.data.open import render_scenes, scenes_folder, synthetic_spec
 from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.stages import evaluation_stages
 from moeseg.files import write_text
+from moeseg.insight.measures import insight_measures
+from moeseg.insight.stages import insight_stages
 from moeseg.progress import say
+from moeseg.report import write_report
 from moeseg.run import Cost, Ledger, Run, Stage, rank
 from moeseg.training.stages import training_stages
 
@@ -20,7 +23,13 @@ from moeseg.training.stages import training_stages
 def stages(run: Run) -> list[Stage]:
     """Return all stages of a study, in an order in which each finds what it needs."""
     scenes = [_scenes_stage()] if run.study.data.reader == "synthetic" else []
-    return [*scenes, *training_stages(run), *evaluation_stages(run, {})]
+    return [
+        *scenes,
+        *training_stages(run),
+        *evaluation_stages(run, {"insight": insight_measures}),
+        *insight_stages(run),
+        _report_stage(run),
+    ]
 
 
 def ledger(run: Run) -> Ledger:
@@ -106,6 +115,20 @@ def _with_needs(book: Ledger, names: Sequence[str]) -> dict[str, Stage]:
         wanted.add(stage)
         waiting += book.stages[stage].needs
     return {name: stage for name, stage in book.stages.items() if name in wanted}
+
+
+def _report_stage(run: Run) -> Stage:
+    return Stage(
+        name="report",
+        make=_make_report,
+        inputs=lambda run: None,
+        outputs=lambda run: [run.folder / "report.html"],
+        needs=("evaluate", "table", *(stage.name for stage in insight_stages(run))),
+    )
+
+
+def _make_report(run: Run) -> None:
+    write_report(run.folder)
 
 
 def _scenes_stage() -> Stage:

@@ -66,6 +66,24 @@ def test_validation_names_all_that_is_wrong() -> None:
             validate_row(_row(**changes))
 
 
+def test_shares_are_checked_however_deep() -> None:
+    row = {
+        key: value for key, value in _row().items() if key not in ("minus", "difference", "wins")
+    }
+    row |= {"kind": "agreement", "category": "unanimous", "pixels": 9, "labelled": 9}
+    row |= {"share": 0.5, "right": None, "right_ci95": None}
+    row |= {"per_class_share": {"a": 1.0, "b": None}, "per_class_right": {"a": 0, "b": None}}
+    validate_row(row)
+    for changes in (
+        {"share": -0.1},
+        {"per_class_share": {"a": 1.01, "b": None}},
+        {"per_class_right": {"a": [0.5, float("nan")]}},
+        {"right_ci95": [0.2, 0.1]},
+    ):
+        with pytest.raises(DataError, match=next(iter(changes))):
+            validate_row(row | changes)
+
+
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     write_rows(path, [_row()])

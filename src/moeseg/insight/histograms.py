@@ -1,0 +1,222 @@
+"""How well a score tells positives from negatives, read from two histograms of it.
+
+Pure functions on counts: ROC, precision and recall, risk and coverage, and their resamples. Bins
+ascend with the score, and a high score says "positive": a wrong pixel, an unseen frame, an attack.
+All take leading axes. What is scored, and the rows, belong to those who count.
+
+A histogram knows the order of bins, not the order within one: pixels of one bin are ties. For AUROC
+half of a bin's pairs of a positive and a negative are taken to be in order, so it is off by at most
+`auroc_bound`; true ties count half too, so that with a score of few values, each in a bin of its
+own, it is exact and the bound merely holds. The FPR at a given TPR is never too small, and too
+large by at most the share of the negatives in the bin where the threshold falls. For risk and
+coverage a bin's positives are spread evenly over it: the curve is exact at the edges of bins, and
+between two edges off by at most p*n / (m*k), where the bin's m = p + n pixels are p positives and
+n negatives and k pixels are covered.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+BINS = 4096
+"""Equal bins of 0..1; the last one holds 1 itself."""
+
+CHUNK = 128
+"""Resamples that are read at once, which bounds the memory to some tens of megabytes."""
+
+
+def auroc(positives: ArrayLike, negatives: ArrayLike) -> Floats:
+    """Return the probability that a positive scores higher than a negative; a tie counts half.
+
+    Args:
+        positives: (..., N) counts per bin.
+        negatives: (..., N) counts per bin.
+
+    Returns:
+        (...) in 0..1; NaN without a positive or without a negative.
+    """
+    p, n = _counts(positives, negatives)
+    lower = n.cumsum(-1) - n / 2
+    return _ratio((p * lower).sum(-1), p.sum(-1) * n.sum(-1))
+
+
+def auroc_bound(positives: ArrayLike, negatives: ArrayLike) -> Floats:
+    """Return how far, at most, `auroc` is from that of the scores before binning.
+
+    That is half the share of all pairs of a positive and a negative that fall into one bin.
+
+    Args:
+        positives: (..., N) counts per bin.
+        negatives: (..., N) counts per bin.
+
+    Returns:
+        (...) in 0..0.5; NaN without a positive or without a negative.
+    """
+    p, n = _counts(positives, negatives)
+    return _ratio((p * n).sum(-1) / 2, p.sum(-1) * n.sum(-1))
+
+
+def aupr(positives: ArrayLike, negatives: ArrayLike) -> Floats:
+    """Return the area under precision and recall as a sum of steps (average precision).
+
+    Args:
+        positives: (..., N) counts per bin.
+        negatives: (..., N) counts per bin.
+
+    Returns:
+        (...) in 0..1; NaN without a positive. Chance is the share of positives.
+    """
+    p, n = _counts(positives, negatives)
+    hits, alarms = _from_top(p), _from_top(p + n)
+    precision = hits / np.maximum(alarms, 1.0)
+    return _ratio((p[..., ::-1] * precision).sum(-1), p.sum(-1))
+
+
+def fpr_at_tpr(positives: ArrayLike, negatives: ArrayLike, tpr: float = 0.95) -> Floats:
+    """Return the share of negatives above the highest threshold that finds `tpr` of the positives.
+
+    Args:
+        positives: (..., N) counts per bin.
+        negatives: (..., N) counts per bin.
+        tpr: share of the positives, 0..1, which is reached or exceeded.
+
+    Returns:
+        (...) in 0..1; NaN without a positive or without a negative.
+    """
+    p, n = _counts(positives, negatives)
+    found = _ratio(_from_top(p), p.sum(-1, keepdims=True))
+    first = (found >= tpr).argmax(-1)[..., None]
+    false = np.take_along_axis(_from_top(n), first, -1)[..., 0]
+    return _ratio(np.where(p.sum(-1) > 0, false, np.nan), n.sum(-1))
+
+
+def aurc(positives: ArrayLike, negatives: ArrayLike) -> Floats:
+    """Return the area under risk and coverage (El-Yaniv and Wiener, 2010), low scores first.
+
+    Risk at coverage c is the share of positives (errors) among the c of lowest score. The area is
+    the exact integral over c, with the positives of a bin spread evenly over it: after k pixels
+    with e errors, a bin of m pixels with p errors adds p + (e - k p / m) ln((k + m) / k).
+
+    Args:
+        positives: (..., N) counts per bin.
+        negatives: (..., N) counts per bin.
+
+    Returns:
+        (...) in 0..1; NaN where nothing was counted.
+    """
+    p, n = _counts(positives, negatives)
+    m = p + n
+    after = m.cumsum(-1)
+    before = after - m
+    # ln(after / before), where 1 stands for no pixel yet
+    log = np.diff(np.log(np.maximum(after, 1.0)), axis=-1, prepend=0.0)
+    rest = p.cumsum(-1) - p - before * p / np.maximum(m, 1.0)  # 0 as long as nothing is before
+    return _ratio((p + rest * log).sum(-1), after[..., -1])
+
+
+def risk_at(positives: ArrayLike, negatives: ArrayLike, coverage: ArrayLike) -> Floats:
+    """Return the share of positives (errors) among the given shares of lowest score.
+
+    Args:
+        positives: (N,) counts per bin.
+        negatives: (N,) counts per bin.
+        coverage: (K,) shares of all that was counted, 0..1.
+
+    Returns:
+        (K,) in 0..1; NaN at coverage 0, and where nothing was counted.
+    """
+    p, n = _counts(positives, negatives)
+    covered = np.concatenate([[0.0], (p + n).cumsum()])
+    errors = np.concatenate([[0.0], p.cumsum()])
+    at = np.asarray(coverage, dtype=np.float64) * covered[-1]
+    return _ratio(_interpolate(at, covered, errors), at)
+
+
+def roc(positives: ArrayLike, negatives: ArrayLike, points: int = 101) -> tuple[Floats, Floats]:
+    """Return points of the ROC curve at equal steps of FPR + TPR, from (0, 0) to (1, 1).
+
+    Equal steps of FPR alone would leave out the steep beginning that makes a good detector.
+
+    Args:
+        positives: (N,) counts per bin.
+        negatives: (N,) counts per bin.
+        points: how many.
+
+    Returns:
+        FPR and TPR, (points,) each, both ascending; NaN without a positive or without a negative.
+    """
+    p, n = _counts(positives, negatives)
+    fpr = np.concatenate([[0.0], _ratio(_from_top(n), n.sum(-1, keepdims=True))])
+    tpr = np.concatenate([[0.0], _ratio(_from_top(p), p.sum(-1, keepdims=True))])
+    if np.isnan(fpr[-1] + tpr[-1]):
+        return np.full(points, np.nan), np.full(points, np.nan)
+    at = np.linspace(0.0, 2.0, points)
+    return _interpolate(at, fpr + tpr, fpr), _interpolate(at, fpr + tpr, tpr)
+
+
+def resample_auroc(
+    positives: ArrayLike, negatives: ArrayLike, drawn: ArrayLike, drawn_negatives: ArrayLike
+) -> Floats:
+    """Return the AUROC of every resample.
+
+    Sums of units are never made: the pairs in order are counted once between every two units.
+
+    Args:
+        positives: (G, N) counts per unit and bin.
+        negatives: (H, N) counts per unit and bin, of the same units or others.
+        drawn: (R, G) how often each unit of the positives is in each resample.
+        drawn_negatives: (R, H) the same of the negatives.
+
+    Returns:
+        (R,) in 0..1; NaN for a resample without a positive or without a negative.
+    """
+    p, n = np.asarray(positives, dtype=np.float64), np.asarray(negatives, dtype=np.float64)
+    of_p, of_n = np.asarray(drawn, np.float64), np.asarray(drawn_negatives, np.float64)
+    pairs = p @ (n.cumsum(-1) - n / 2).T  # (G, N) @ (N, H) -> (G, H)
+    ordered = ((of_p @ pairs) * of_n).sum(-1)  # (R, G) @ (G, H) -> (R, H) -> (R,)
+    return _ratio(ordered, (of_p @ p.sum(-1)) * (of_n @ n.sum(-1)))
+
+
+def resample_aurc(
+    positives: ArrayLike, negatives: ArrayLike, drawn: ArrayLike, drawn_negatives: ArrayLike
+) -> Floats:
+    """Return the area under risk and coverage of every resample; arguments as `resample_auroc`.
+
+    Returns:
+        (R,) in 0..1; NaN for a resample that counts nothing.
+    """
+    p, n = np.asarray(positives, dtype=np.float64), np.asarray(negatives, dtype=np.float64)
+    of_p, of_n = np.asarray(drawn, np.float64), np.asarray(drawn_negatives, np.float64)
+    used = (p.sum(0) + n.sum(0)) > 0
+    if not used.any():
+        return np.full(len(of_p), np.nan)
+    p, n = p[:, used], n[:, used]
+    chunks = [slice(start, start + CHUNK) for start in range(0, len(of_p), CHUNK)]
+    # (R, G) @ (G, N) -> (R, N), some rows at a time
+    return np.concatenate([aurc(of_p[rows] @ p, of_n[rows] @ n) for rows in chunks])
+
+
+def _counts(positives: ArrayLike, negatives: ArrayLike) -> tuple[Floats, Floats]:
+    # float64 holds counts below 2**53 exactly, and products of two do not overflow
+    return np.asarray(positives, dtype=np.float64), np.asarray(negatives, dtype=np.float64)
+
+
+def _from_top(counts: Floats) -> Floats:
+    """Return (..., N) counts at or above each bin, from the highest bin down."""
+    return counts[..., ::-1].cumsum(-1)
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    """Divide shares; NaN where the whole is 0. Rounding does not lead out of 0..1."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, (part / whole).clip(0.0, 1.0), np.nan)
+
+
+def _interpolate(at: Floats, x: Floats, y: Floats) -> Floats:
+    """Interpolate between the points of an ascending x; those that stand twice say the same."""
+    x, first = np.unique(x, return_index=True)
+    values: Floats = np.interp(at, x, y[first])
+    return values

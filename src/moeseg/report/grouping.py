@@ -1,0 +1,66 @@
+"""Rows that belong in one figure, and what such a group is called; nothing is drawn here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from moeseg.evaluation.contents import Ground, by_ground
+from moeseg.types import Row
+
+ONE_MODEL = ("model", "architecture", "seed")
+"""What tells a model of a run, also where rows of several runs stand together."""
+
+WHISKERS = "Whiskers: 95 % interval by bootstrap over drives or blocks of frames."
+
+
+def place(ground: Ground) -> str:
+    """Write what rows must share to be compared."""
+    dataset, split, (height, width), condition = ground
+    return f"{dataset} {split}, {height} x {width}, {condition}"
+
+
+def alike(rows: Sequence[Row], *keys: str) -> Iterator[list[Row]]:
+    """Yield rows that share ground and `keys`, in the order they come."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for ground, of_ground in by_ground(rows).items():
+        for row in of_ground:
+            groups.setdefault((ground, *(row[key] for key in keys)), []).append(row)
+    yield from groups.values()
+
+
+def choice_of(row: Row, *keys: str) -> dict[str, str]:
+    """Return by which choices a figure of a row is found."""
+    (ground,) = by_ground([row])
+    return {"scored on": place(ground)} | {key: str(row[key]) for key in keys}
+
+
+def file_of(row: Row, what: str, *keys: str) -> str:
+    """Return a file name for the data of a figure."""
+    return "-".join([what, *(str(row[key]) for key in ("dataset", "condition", *keys))])
+
+
+def lacking(what: str, rows: Sequence[Row], mixtures: bool) -> str:
+    """Say why rows are not there, and what makes them; nothing where they are."""
+    if rows:
+        return ""
+    if not mixtures:
+        return (
+            f"No {what}: the study has no mixture. Name one under `mixtures` in the study file, "
+            "with two experts or more, and run `moeseg study` again."
+        )
+    return f"No {what} in this run: `moeseg study` makes it when the models are scored."
+
+
+def ends(interval: Sequence[float] | None) -> tuple[float | None, float | None]:
+    """Return an interval's ends, for a CSV."""
+    return (None, None) if interval is None else (interval[0], interval[1])
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a number, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def bracket(interval: Sequence[float] | None, digits: int = 3) -> str:
+    """Write an interval behind a number; nothing where there is none."""
+    return "" if interval is None else f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"

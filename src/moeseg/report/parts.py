@@ -1,0 +1,165 @@
+"""The pieces a page is made of: figures with caption and data, tables that sort, sections.
+
+Only values; how they look is page.html, page.css and page.js.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An entry of a legend; `dash` is None for an area, a `stroke-dasharray` for a line."""
+
+    name: str
+    colour: str
+    dash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file that the page carries in a link."""
+
+    file: str
+    kind: str
+    text: str
+
+    @property
+    def uri(self) -> str:
+        """The content as a data URI."""
+        return f"data:{self.kind};base64,{base64.b64encode(self.text.encode()).decode()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One plot.
+
+    Attributes:
+        title: what it shows.
+        svg: the drawing.
+        caption: how to read it.
+        data: the numbers behind it.
+        choice: by which choices it is found, e.g. ``{"mixture": "moe-simple"}``.
+        legend: may be empty.
+    """
+
+    title: str
+    svg: str
+    caption: str
+    data: Download
+    choice: Mapping[str, str]
+    legend: tuple[Key, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Figures of which one choice is seen at a time."""
+
+    figures: tuple[Figure, ...]
+
+    @property
+    def choices(self) -> dict[str, list[str]]:
+        """All values of each choice that has more than one, in order of appearance."""
+        names = dict.fromkeys(name for figure in self.figures for name in figure.choice)
+        found = {
+            name: list(dict.fromkeys(f.choice[name] for f in self.figures if name in f.choice))
+            for name in names
+        }
+        return {name: values for name, values in found.items() if len(values) > 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A table's cell; `order` is what it sorts by, empty for one without a value."""
+
+    text: str
+    order: str
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table that sorts by every column; the first `names` columns hold names."""
+
+    title: str
+    columns: tuple[str, ...]
+    lines: tuple[tuple[Cell, ...], ...]
+    names: int
+    note: str
+    data: Download
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page under one heading; `lacking` says what is not there."""
+
+    anchor: str
+    title: str
+    intro: str
+    tables: tuple[Table, ...]
+    group: Group
+    lacking: str = ""
+
+
+def table(
+    title: str,
+    columns: Sequence[str],
+    cells: Iterable[Sequence[str]],
+    *,
+    names: int,
+    note: str = "",
+    file: str,
+    best: Iterable[tuple[int, int]] = (),
+) -> Table:
+    """Return a table of texts; a cell that begins with a number sorts by it.
+
+    Args:
+        title: stands above.
+        columns: heads.
+        cells: one sequence per line.
+        names: so many columns at the left hold names.
+        note: stands below.
+        file: name of the CSV.
+        best: (line, column) of the cells to set in bold.
+    """
+    texts = [tuple(line) for line in cells]
+    bold = set(best)
+    lines = tuple(
+        tuple(
+            Cell(text, _order(text, column < names), (number, column) in bold)
+            for column, text in enumerate(line)
+        )
+        for number, line in enumerate(texts)
+    )
+    return Table(title, tuple(columns), lines, names, note, csv_file(file, columns, texts))
+
+
+def legend(names: Sequence[str], colours: Sequence[str]) -> tuple[Key, ...]:
+    """Return a legend of coloured areas."""
+    return tuple(Key(name, colour) for name, colour in zip(names, colours, strict=True))
+
+
+def csv_file(name: str, columns: Sequence[str], lines: Iterable[Sequence[object]]) -> Download:
+    """Return a CSV with a line of heads."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(lines)
+    return Download(re.sub(r"[^\w.+-]+", "_", name) + ".csv", "text/csv", text.getvalue())
+
+
+def _order(text: str, is_name: bool) -> str:
+    if is_name:
+        return text.lower()
+    number = _NUMBER.match(text)
+    if number:
+        return number.group()
+    return "" if text == "-" else text.lower()

@@ -1,0 +1,106 @@
+"""What lies in a run's folder, read for the report; what is missing is told, not guessed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from moeseg.config import Study, load_study
+from moeseg.errors import DataError, UsageError
+from moeseg.evaluation.rows import read_rows, validate_row
+from moeseg.report.layers import Explorer, read_layers
+from moeseg.types import Row
+
+SHOWN_KINDS = ("segmentation", "difference", "agreement", "detector", "routing")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """A run as the report sees it.
+
+    Attributes:
+        rows: those of a known kind that are as their kind wants them.
+        other: rows of kinds that the report cannot show.
+        study: the settings; None where they are not there or cannot be read.
+        explorer: pictures of single frames.
+        missing: what is not there, and what to do, in sentences.
+    """
+
+    rows: tuple[Row, ...]
+    other: tuple[Row, ...]
+    study: Study | None
+    explorer: Explorer
+    missing: tuple[str, ...]
+
+    def of(self, kind: str) -> list[Row]:
+        """Return the rows of one kind."""
+        return [row for row in self.rows if row["kind"] == kind]
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read a run's folder.
+
+    Raises:
+        UsageError: there is no such folder, or no rows are in it.
+        DataError: the rows cannot be read.
+    """
+    path = folder / "results.jsonl"
+    if not folder.is_dir():
+        raise UsageError(
+            f"expected the folder of a run, found none at {folder}; name the `out` of a study, "
+            "e.g. runs/demo, or make it with `moeseg study FILE`."
+        )
+    if not path.is_file():
+        raise UsageError(
+            f"expected results.jsonl in {folder}, found none: nothing was scored there yet; run "
+            "`moeseg study FILE` until its table is written, then ask for the report again."
+        )
+    missing: list[str] = []
+    rows, other = [], []
+    for row in read_rows(path):
+        if row["kind"] not in SHOWN_KINDS:
+            other.append(row)
+            continue
+        try:
+            validate_row(row)
+            rows.append(row)
+        except DataError as error:
+            missing.append(f"Left out: {error}")
+    study = _study(folder / "study.yaml", missing)
+    if not rows:
+        missing.append(
+            "results.jsonl holds no rows that can be shown; run `moeseg study FILE` again."
+        )
+    missing += _half_finished(study, rows)
+    explorer = read_layers(folder / "insight" / "layers")
+    missing += explorer.missing
+    return RunFiles(tuple(rows), tuple(other), study, explorer, tuple(missing))
+
+
+def _study(path: Path, missing: list[str]) -> Study | None:
+    if not path.is_file():
+        missing.append("study.yaml is not in the run's folder, so its settings are not told.")
+        return None
+    try:
+        return load_study(path)
+    except UsageError as error:
+        # the message names the file by its folder, which must not change the page
+        told = str(error).replace(str(path), path.name)
+        missing.append(f"The settings are not told: {told}")
+        return None
+
+
+def _half_finished(study: Study | None, rows: list[Row]) -> list[str]:
+    """Say which models of the study were not scored, and which measures of its mixtures lack."""
+    if study is None:
+        return []
+    told = []
+    wanted = [*study.networks(), *(f"ensemble-{rule}" for rule in study.ensembles), *study.mixtures]
+    found = Counter(row["model"] for row in rows if row["kind"] == "segmentation")
+    if absent := [name for name in wanted if not found[name]]:
+        told.append(
+            f"No scores of {', '.join(absent)}: the run is not finished. The same "
+            "`moeseg study` command goes on where it stopped."
+        )
+    return told
