@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ],
         [
             "The parts are timed in runs of their own; `combine` joins, resizes and applies a "
-            "head, `count` takes the class of each pixel and fills the confusion matrix.",
+            "head, `count` fills the confusion matrix; classes of pixels are found in the rest.",
         ],
     )
 
@@ -165,7 +165,7 @@ def breakdown(
     began = time.perf_counter()
     run_models(shells, frames, collectors, batch_size=at.batch)
     whole = time.perf_counter() - began
-    return {"experts and loading": whole - sum(clock.spent.values()), **clock.spent}
+    return {"experts, classes and loading": whole - sum(clock.spent.values()), **clock.spent}
 
 
 if __name__ == "__main__":

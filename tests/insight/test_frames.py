@@ -1,8 +1,7 @@
-"""The CSV of frames: columns, numbers by hand and by slow loops, ranks, processes, failures."""
+"""The CSV of frames: columns, numbers by hand and by slow loops, ranks, failures."""
 
 from __future__ import annotations
 
-import csv
 import gc
 import math
 from collections.abc import Sequence
@@ -13,9 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
-from torch.multiprocessing.spawn import spawn
 
 from moeseg.errors import DataError, MoesegError
 from moeseg.insight.frames import FrameCollector, contested, frame_columns, read_frames
@@ -250,30 +247,3 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "frames.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="expected the frames of a mixture"):
         next(read_frames(tmp_path / "frames.csv"))
-
-
-def take_part(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), 2)  # type: ignore[attr-defined]
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    try:
-        listed = frames()[:41]  # an odd number: one rank has more than the other
-        collector = FrameCollector("moe-x", EXPERTS, CLASSES, listed, folder / "two.csv")
-        feed(collector, prediction(42), range(rank, 41, 2))
-        collector.sync()
-        with pytest.raises(RuntimeError, match="after sync"):
-            feed(collector, prediction(42), [0])
-    finally:
-        dist.destroy_process_group()
-
-
-def test_two_processes_write_the_file_of_one(tmp_path: Path) -> None:
-    spawn(take_part, (tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
-    alone = FrameCollector("moe-x", EXPERTS, CLASSES, frames()[:41], tmp_path / "one.csv")
-    feed(alone, prediction(42), range(41))
-    alone.sync()
-    assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
-    assert {path.name for path in tmp_path.glob("*.csv*")} == {"one.csv", "two.csv"}
-    with (tmp_path / "two.csv").open(newline="") as file:
-        assert len(list(csv.reader(file))) == 42
-    assert not list(tmp_path.glob(".*.lines"))

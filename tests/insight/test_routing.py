@@ -1,4 +1,4 @@
-"""Routing and oracle: rows by hand, against slow loops, in batches, over two processes."""
+"""Routing and oracle: rows by hand, against slow loops, in batches."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.collectors import Collector
@@ -304,57 +301,3 @@ def test_misuse_is_an_error() -> None:
     with pytest.raises(DataError, match="does not repeat frames"):
         twice.rows()
     assert empty.rows() == []
-
-
-# -- over two processes ----------------------------------------------------------------------------
-
-
-def take_part(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), 2)  # type: ignore[attr-defined]
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    try:
-        listed, whole, label = frames(), prediction(42, columns=3), labels(42)
-        blocks = Blocks.of(listed)
-        own = RoutingCollector("moe-x", EXPERTS, CLASSES, blocks, SUBSETS, BASE, TRAINED)
-        oracle = OracleCollector(CLASSES, blocks, SUBSETS, BASE)
-        late = RoutingCollector("late", EXPERTS, CLASSES, blocks, SUBSETS, BASE, TRAINED)
-        if rank == 0:  # the other rank sees no frame of this one
-            feed(late, whole, label, [0], 42)
-        for collector in (own, oracle, late):
-            if collector is not late:
-                with torch.inference_mode():
-                    feed(collector, whole, label, range(rank, 42, 2), 1)
-            collector.sync()
-            collector.sync()  # a second call must not sum again
-        rows = [own.rows(), oracle.rows(), late.rows()]
-        (folder / f"{rank}.json").write_text(json.dumps(rows))
-        with pytest.raises(RuntimeError, match="after sync"):
-            feed(own, whole, label, [0], 1)
-    finally:
-        dist.destroy_process_group()
-
-
-def test_two_processes_give_the_rows_of_one(tmp_path: Path) -> None:
-    spawn(take_part, (tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
-    whole, label = prediction(42, columns=3), labels(42)
-    alone = routing(whole, label)
-    alone.sync()  # no process group: nothing happens
-    oracle = OracleCollector(CLASSES, Blocks.of(frames()), SUBSETS, BASE)
-    feed(oracle, whole, label, [0], 42)
-    for rank in range(2):
-        got, of_oracle, late = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert of_oracle == json.loads(json.dumps(oracle.rows()))
-        assert [r | {"model": "moe-x"} for r in late] == [r | {} for r in late_rows(whole, label)]
-        for one, other in zip(got, alone.rows(), strict=True):
-            assert one["histogram"] == other["histogram"]
-            assert one["frames_compared"] == other["frames_compared"]
-            for key in ("entropy", "concentration", "oracle_lost", "prefers_better", "ci95"):
-                assert one[key] == pytest.approx(other[key], abs=1e-12)
-            assert one["mean_weights"] == pytest.approx(other["mean_weights"])
-
-
-def late_rows(whole: Prediction, label: Tensor) -> list[Row]:
-    """Return the rows as JSON gives them back."""
-    rows: list[Row] = json.loads(json.dumps(routing(whole, label, 42).rows()))
-    return rows

@@ -251,7 +251,7 @@ def test_the_readout_gives_the_values_under_the_pointer(visit: Visit) -> None:
         assert read["label"] == ("no label" if label == 255 else CLASSES[label])
         found = {name: int(ids_of(3, name)[y, x]) for name in MODELS}
         for model, value in found.items():
-            mark = "" if label == 255 else " \u2713" if value == label else " \u2717"
+            mark = "" if label == 255 else "\u00a0\u2713" if value == label else "\u00a0\u2717"
             assert read[model] == CLASSES[value] + mark
         day, dusk = (found[name] == found["moe-simple"] for name in EXPERTS)
         assert read["agreement of moe-simple"] == CATEGORIES[day, dusk]

@@ -19,6 +19,11 @@ from moeseg.report.layers import read_layers
 from moeseg.types import Row
 from report_run import CLASSES, MIXTURES, MODELS, SUBSETS, rows, write_layers, write_run
 
+NULLABLE = (
+    *("miou", "difference", "ci95", "right", "right_ci95", "auroc", "aupr", "fpr95", "aurc"),
+    *("aurc_ci95", "error_bound", "positives", "prefers_better", "oracle_lost"),
+    *("subset_accuracy", "collapsed"),
+)
 VOID = {"meta", "input", "img", "link", "br", "hr"}
 
 
@@ -280,11 +285,7 @@ def test_rows_without_values_are_shown_without(run: Path) -> None:
     """What nothing was counted for is null in the rows, and a dash or a gap on the page."""
     bare = []
     for row in rows():
-        empty = row | dict.fromkeys(
-            (key for key in row if key in ("miou", "difference", "ci95", "right", "right_ci95",
-             "auroc", "aupr", "fpr95", "aurc", "aurc_ci95", "error_bound", "positives",
-             "prefers_better", "oracle_lost", "subset_accuracy", "collapsed"))
-        )  # fmt: skip
+        empty = row | {key: None for key in NULLABLE if key in row}
         for key in ("per_class_iou", "per_class_share", "per_class_right"):
             if key in row:
                 empty[key] = dict.fromkeys(CLASSES)

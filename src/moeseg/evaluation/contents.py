@@ -37,6 +37,8 @@ _MODELS = (
     "moe-classwise-conv",
     *CONTROLS,
 )
+ORACLE = "oracle-"
+"""How the names of routers begin that know the labels."""
 _READINGS = ("miou_union", "pixel_accuracy", "class_accuracy", "fw_iou")
 _OPPONENTS = ("best expert", "baseline", "ensemble-mean", *CONTROLS)
 _NONE = "-"
@@ -136,8 +138,12 @@ def _headline(rows: Sequence[Row], published: Published) -> TextTable:
     best: set[tuple[int, int]] = set()
     for subset in subsets:
         mious = [_mean(cells.get((model, subset), ()), "miou") for model in models]
-        top = max((value for value in mious if value is not None), default=None)
-        for line, (model, miou) in enumerate(zip(models, mious, strict=True)):
+        known = [
+            None if model.startswith(ORACLE) else value
+            for model, value in zip(models, mious, strict=True)
+        ]
+        top = max((value for value in known if value is not None), default=None)
+        for line, (model, miou) in enumerate(zip(models, known, strict=True)):
             lines[line].append(_with_spread(cells.get((model, subset), ()), "miou"))
             if miou is not None and miou == top:
                 best.add((line, len(columns)))
@@ -151,6 +157,8 @@ def _headline(rows: Sequence[Row], published: Published) -> TextTable:
         "Mean over the classes in the ground truth; best measured model of a column in bold; "
         f"brackets: 95 % interval by bootstrap over {_units(rows)}."
     )
+    if any(model.startswith(ORACLE) for model in models):
+        note += " The oracles know the labels: bounds for routing, never best."
     if told:
         note += " Published figures are a paper's, at its size and by its reading of mIoU."
     if any(len(of_cell) > 1 for of_cell in cells.values()):
@@ -281,7 +289,8 @@ def _subset_order(subset: str) -> tuple[int, str]:
 def _model_order(model: str) -> tuple[int, str]:
     """Put the models of a study in their usual order, others behind them by name."""
     name = "expert-" if model.startswith("expert-") else model.split(" ", 1)[0]
-    return (_MODELS.index(name) if name in _MODELS else len(_MODELS)), model
+    last = len(_MODELS) + model.startswith(ORACLE)
+    return (_MODELS.index(name) if name in _MODELS else last), model
 
 
 def _pair_order(pair: tuple[str, str]) -> tuple[tuple[int, str], int, str]:

@@ -7,6 +7,7 @@ and predicted once more, for the report's explorer and as sheets.
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,11 @@ def _make(run: Run, layers: Path) -> None:
         batch_size=run.study.eval.batch_size,
         device=run.device,
     )
-    mixture = next(reversed(run.study.mixtures), None)
-    if mixture is not None:
+    # a mixture whose experts adapted holds other experts than the study's: no agreement to draw
+    drawn = json.loads((layers / INDEX).read_text(encoding="utf-8"))["mixtures"]
+    if own := [name for name in run.study.mixtures if name in drawn]:
         sheets = run.folder / "insight" / SHEETS
-        write_sheets(layers, mixture, sheets, scheme=run.study.insight.colours)
+        write_sheets(layers, own[-1], sheets, scheme=run.study.insight.colours)
 
 
 def _disagreement(run: Run) -> dict[str, float]:

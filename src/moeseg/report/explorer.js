@@ -59,14 +59,14 @@ function explore(sets) {
     const colour = at("original").checked ? found.original : found.colour;
     return { name: found.name, colour };
   }
+  function mixtures() { return state.set.models.filter((name) => name in state.set.mixtures); }
   function choices() {
-    const mixtures = Object.keys(state.set.mixtures);
     return [
       ["photo", "photo"], ["label", "label"],
       ...state.set.models.map((name) => [`class:${name}`, `classes: ${name}`]),
-      ...mixtures.map((name) => [`agreement:${name}`, `agreement: ${name}`]),
+      ...mixtures().map((name) => [`agreement:${name}`, `agreement: ${name}`]),
       ...state.set.models.map((name) => [`error:${name}`, `errors: ${name}`]),
-      ...mixtures.map((name) => [`winner:${name}`, `winning expert: ${name}`]),
+      ...mixtures().map((name) => [`winner:${name}`, `winning expert: ${name}`]),
     ];
   }
   function needs(layer) {
@@ -247,22 +247,23 @@ function explore(sets) {
     const line = (name, colour, text) => element("li", {}, element("span", {}, name),
       element("span", { className: "is" }, ...(colour ? [swatch(colour)] : []), text));
     const truth = ids.label ? ids.label[i] : IGNORE;
+    const agreement = [];
     const lines = [line("label", classColour(truth), ids.label ? className(truth) : "missing")];
     for (const name of state.set.models) {
       if (!ids[name]) {
         lines.push(line(name, "", "missing"));
         continue;
       }
-      const mark = truth === IGNORE ? "" : ids[name][i] === truth ? " \u2713" : " \u2717";
+      const mark = truth === IGNORE ? "" : ids[name][i] === truth ? "\u00a0\u2713" : "\u00a0\u2717";
       lines.push(line(name, classColour(ids[name][i]), className(ids[name][i]) + mark));
     }
-    for (const name of Object.keys(state.set.mixtures)) {
+    for (const name of mixtures()) {
       if (needs(`agreement:${name}`).every((layer) => ids[layer])) {
         const found = category(name, maskAt(name, i));
-        lines.push(line(`agreement of ${name}`, found.colour, found.name));
+        agreement.push(line(`agreement of ${name}`, found.colour, found.name));
       }
     }
-    box.replaceChildren(element("h3", {}, `Pixel x ${x}, y ${y}`), element("ul", {}, ...lines));
+    box.replaceChildren(element("h3", {}, `Pixel x ${x}, y ${y}`), element("ul", {}, ...lines), element("ul", {}, ...agreement));
   }
 
   // -- gate weights of the frame ---------------------------------------------------------------------
@@ -317,7 +318,7 @@ function explore(sets) {
       const title = `${frame.subset}, ${frame.key}`;
       const card = element("button", { type: "button", role: "option", title },
         element("img", { alt: "", src: frame.photo ?? "", loading: "lazy" }),
-        element("span", {}, frame.subset), element("span", {}, `${told(score(frame))}  ${frame.key}`));
+        element("span", {}, frame.subset), element("span", {}, `${told(score(frame))}  ${frame.key.split("/").pop()}`));
       card.style.setProperty("--shape", `${width()} / ${height()}`);
       card.addEventListener("click", () => choose(frame));
       return card;
@@ -377,10 +378,10 @@ function explore(sets) {
   function open(number) {
     state.set = sets[number];
     decoded.clear();
-    const { frames, mixtures } = state.set;
+    const { frames } = state.set;
     const subsets = [...new Set(frames.map((frame) => frame.subset))];
     options(at("subset"), [["", "all"], ...subsets.map((name) => [name, name])], at("subset").value);
-    options(at("mixture"), Object.keys(mixtures).map((name) => [name, name]), at("mixture").value);
+    options(at("mixture"), mixtures().map((name) => [name, name]), at("mixture").value || root.dataset.headline);
     const scores = new Set(frames.flatMap((frame) => Object.values(frame.scores ?? {}).flatMap(Object.keys)));
     options(at("score"), [...scores].map((name) => [name, name.replaceAll("_", " ")]), at("score").value || "disagreement");
     const known = choices();

@@ -214,7 +214,7 @@ def heat_map(
     parts = []
     for number, column in enumerate(columns):
         x = left + (number + 0.5) * wide
-        parts.append(_head(x, column, max(4, int(wide / _CHARACTER))))
+        parts.append(_head(x, column, max(4, int(wide / 6.2))))
     for line, (name, cells) in enumerate(zip(rows, values, strict=True)):
         y = 32 + tall * line
         parts.append(_name(left - 8, y + 14, name))
