@@ -177,7 +177,8 @@ def test_experts_start_from_the_same_weights(finished: Run) -> None:
         ({"gate": {"epochs": 1, "batch_size": 4, "pixels": 64}}, {"gates"}),
         ({"eval": {"batch_size": 2, "sheet": 1}}, set()),
         ({"eval": {"batch_size": 4, "sheet": 2}}, {"sheet"}),
-        ({"published": {"baseline": {"day": 50.0}}}, {"table"}),
+        ({"published": {"baseline": {"day": 50.0}}}, {"table", "report"}),
+        ({"insight": {"frames": 1}}, {"insight", "report"}),
         (
             {"experts": {"day": {}, "dusk": {"training": {"epochs": 1}}}},
             {"train-expert-dusk", "ensembles", "cache", "gates"},
@@ -188,7 +189,8 @@ def test_a_changed_setting_makes_just_what_hangs_on_it_stale(
     finished: Run, changes: dict[str, object], stale: set[str]
 ) -> None:
     run = fresh(finished, finished.folder, **changes)
-    always = {"evaluate", "table", "sheet"} if stale & {"gates", "ensembles"} else set()
+    after = {"evaluate", "table", "sheet", "insight", "report"}
+    always = after if stale & {"gates", "ensembles"} else set()
     found = {name for name, state in states(run).items() if state != "done"}
     assert found == stale | always
 
@@ -248,7 +250,8 @@ def test_a_remade_expert_makes_stale_what_hangs_on_it(tmp_path: Path) -> None:
     shutil.rmtree(run.log("expert-day"))
     run_study(run, ["expert-day"])
     left = {name for name, state in states(run).items() if state != "done"}
-    assert left == {"ensembles", "cache", "gates", "evaluate", "table", "sheet"}
+    after = {"evaluate", "table", "sheet", "insight", "report"}
+    assert left == {"ensembles", "cache", "gates"} | after
     run_study(run)
     assert set(states(run).values()) == {"done"}
 
@@ -473,6 +476,48 @@ def test_adapting_goes_on_after_a_kill_as_if_unbroken(
     for name in ("moe-simple", "moe-classwise-conv"):
         one, two = (load_models(r)[name].state_dict() for r in (adapted, run))
         assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+def test_a_study_ends_with_insight_and_a_report(finished: Run) -> None:
+    rows = read_rows(finished.folder / "results.jsonl")
+    kinds = {"segmentation", "difference", "agreement", "detector", "routing"}
+    assert {row["kind"] for row in rows} == kinds
+    assert {row["model"] for row in rows if row["kind"] == "routing"} == {
+        "moe-simple",
+        "moe-classwise-conv",
+    }
+    assert {row["model"] for row in rows} >= {"oracle-image", "oracle-pixel"}
+    insight = finished.folder / "insight"
+    index = json.loads((insight / "layers" / "clean" / "index.json").read_text())
+    assert index["models"] == model_names(finished)
+    assert len(index["frames"]) == 8  # of 12 wanted of each subset
+    assert len(list((insight / "overlays").iterdir())) == 8
+    for mixture in finished.study.mixtures:
+        assert len((insight / mixture / "frames.csv").read_text().splitlines()) == 1 + 8
+    page = (finished.folder / "report.html").read_text(encoding="utf-8")
+    assert "moe-classwise-conv" in page
+    assert "oracle-pixel" in page
+
+
+def test_the_oracle_is_never_called_best(finished: Run) -> None:
+    table = (finished.folder / "table.md").read_text()
+    lines = [line for line in table.splitlines() if line.startswith("| oracle-")]
+    assert lines
+    assert not any("**" in line for line in lines)
+
+
+def test_adapted_mixtures_show_their_masks_and_no_agreement(adapted: Run) -> None:
+    index = json.loads((adapted.folder / "insight/layers/clean/index.json").read_text())
+    assert index["mixtures"] == {}
+    assert "moe-simple" in index["models"]
+    assert not (adapted.folder / "insight" / "overlays").exists()
+    assert "moe-simple" in (adapted.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_frames_to_look_at_can_be_left_out(finished: Run, tmp_path: Path) -> None:
+    run = fresh(finished, tmp_path / "run", insight={"frames": 0})
+    assert "insight" not in ledger(run).stages
+    assert "report" in ledger(run).stages
 
 
 def test_controls_are_scored_like_other_models(finished: Run, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -289,6 +290,9 @@ def test_opacity_zoom_and_panes_act_on_all_panes(visit: Visit) -> None:
         found = visit.page.eval_on_selector_all(".stack", "all => all.map(s => s.style.transform)")
         return set(found)
 
+    def moved(transform: str) -> tuple[float, ...]:
+        return tuple(float(number) for number in re.findall(r"(-?[\d.]+)%", transform))
+
     whole = places()
     assert len(whole) == 1
     view = visit.page.locator(".view").nth(1)
@@ -297,14 +301,14 @@ def test_opacity_zoom_and_panes_act_on_all_panes(visit: Visit) -> None:
     visit.page.wait_for_function(
         "document.querySelector('.stack').style.transform.includes('scale(4)')"
     )
-    near = places()
-    assert len(near) == 1
-    visit.page.mouse.down()
+    (near,) = places()
+    assert moved(near) == pytest.approx((-150, -150), abs=1)  # 4 times, about the middle
     box = view.bounding_box()
-    visit.page.mouse.move(box["x"] + 5, box["y"] + 5, steps=3)
+    visit.page.mouse.down()
+    visit.page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.4 * box["height"], steps=3)
     visit.page.mouse.up()
-    assert len(places()) == 1
-    assert places() != near
+    (dragged,) = places()
+    assert moved(dragged) == pytest.approx((-175, -160), abs=1)  # a quarter left, a tenth up
     visit.page.locator("#x-fit").click()
     assert places() == whole
 

@@ -15,7 +15,7 @@ from moeseg import cli
 from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.rows import read_rows, write_rows
 from moeseg.report import render, write_report
-from moeseg.report.layers import read_layers
+from moeseg.report.layers import Explorer, read_layers
 from moeseg.types import Row
 from report_run import CLASSES, MIXTURES, MODELS, SUBSETS, rows, write_layers, write_run
 
@@ -312,12 +312,19 @@ def test_rows_of_two_seeds_are_told_apart(run: Path) -> None:
 # -- layers ----------------------------------------------------------------------------------------
 
 
+def pictures(found: Explorer) -> int:
+    """Return how many bytes of pictures the first condition holds."""
+    frames = found.sets[0]["frames"]
+    return sum(len(f["photo"]) + sum(map(len, f["layers"].values())) for f in frames)
+
+
 def test_a_small_limit_keeps_frames_of_every_subset(tmp_path: Path) -> None:
     place = write_layers(tmp_path, frames=6)
     everything = read_layers(place.parent)
     assert everything.missing == []
-    size = len(json.dumps(everything.sets[0]["frames"]))
-    some = read_layers(place.parent, limit=size // 2)
+    spent = pictures(everything)
+    some = read_layers(place.parent, limit=spent // 2)
+    assert spent // 4 < pictures(some) <= spent // 2
     assert {frame["subset"] for frame in some.sets[0]["frames"]} == set(SUBSETS[:2])
     kept = [frame["key"] for frame in some.sets[0]["frames"]]
     assert kept == [frame["key"] for frame in everything.sets[0]["frames"]][: len(kept)]

@@ -83,7 +83,7 @@ def _pack(index: dict[str, Any], folder: Path, limit: int, missing: list[str]) -
         frame = index["frames"][number]
         packed = _frame(index, frame, folder / str(frame["dir"]), missing)
         size = sum(map(len, (packed["photo"] or "", *packed["layers"].values())))
-        if spent + size > limit:
+        if left_out or spent + size > limit:  # a later one that fits does not jump the queue
             left_out += 1
             continue
         spent += size
