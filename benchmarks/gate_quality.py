@@ -25,7 +25,7 @@ from moeseg.run import Run
 from moeseg.training.cache import CachedOutputs, GateSource, LiveOutputs, build_cache
 from moeseg.training.frames import gate_frames
 from moeseg.training.gate import train_gates
-from moeseg.training.stages import initial_network
+from moeseg.training.network_stages import initial_network
 
 WAYS: dict[str, tuple[bool, bool]] = {
     "cached, sampled": (True, True),

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 import yaml
 
+from moeseg.config import Study
 from moeseg.data.open import render_scenes, scenes_folder, synthetic_spec
 from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.stages import evaluation_stages
@@ -59,8 +60,7 @@ def run_study(run: Run, only: Sequence[str] | None = None) -> None:
         _leave_group()
         return
     with run.locked():
-        settings = run.study.model_dump(mode="json")
-        write_text(run.folder / "study.yaml", yaml.safe_dump(settings, sort_keys=False))
+        write_text(run.folder / "study.yaml", _settings(run.study))
         for number, stage in enumerate(wanted.values(), 1):
             head = f"[{number}/{len(wanted)}] {stage.name}"
             if book.state(stage) == "done":
@@ -71,6 +71,20 @@ def run_study(run: Run, only: Sequence[str] | None = None) -> None:
                 _leave_group()
             book.make(stage)
             say(f"{head}: {book.record(stage)['seconds']:.0f} s")
+
+
+def _settings(study: Study) -> str:
+    """Return a study file of all settings, defaults included.
+
+    Of single networks only what is set for them stands there: the rest comes from the study's own
+    settings, and a default written out would take their place.
+    """
+    settings = study.model_dump(mode="json")
+    own = study.model_dump(mode="json", exclude_unset=True)
+    settings["experts"] = own["experts"]
+    if study.baseline is not None:
+        settings["baseline"] = own.get("baseline", {})
+    return yaml.safe_dump(settings, sort_keys=False)
 
 
 def _leave_group() -> None:

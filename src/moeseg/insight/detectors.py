@@ -210,7 +210,8 @@ class DetectorCollector:
         head = self._head(subset, "wrong-pixels", unit, len(groups))
         for score, name in enumerate(SCORES):
             right, wrong = _sums(self.pixels[:, score], groups).swapaxes(0, 1)  # (G, N) each
-            yield _row(head | {"score": name}, wrong, right, drawn, drawn)
+            exact = name == "disagreement"  # one of the values 0, 1/E, ... 1
+            yield _row(head | {"score": name}, wrong, right, drawn, drawn, exact=exact)
 
     def _unseen_frames(self, subset: str, known: Iterable[str]) -> Iterator[Row]:
         groups, unit = self.blocks.units_for(subset)
@@ -236,8 +237,13 @@ def _row(
     negatives: NDArray[np.int64],
     drawn: NDArray[np.int64],
     drawn_negatives: NDArray[np.int64],
+    *,
+    exact: bool = False,
 ) -> Row:
-    """Return a row from histograms (G, N) and (H, N), resampled (R, G) and (R, H) times."""
+    """Return a row from histograms (G, N) and (H, N), resampled (R, G) and (R, H) times.
+
+    `exact` says that no bin holds two different scores: those in one are true ties.
+    """
     units = (positives, negatives, drawn, drawn_negatives)
     few = min(len(positives), len(negatives)) < 2
     total = (positives.sum(0), negatives.sum(0))  # (N,) each
@@ -248,7 +254,7 @@ def _row(
         "aupr": _number(aupr(*total)),
         "fpr95": _number(fpr_at_tpr(*total)),
         "aurc": _number(aurc(*total)),
-        "error_bound": _number(auroc_bound(*total)),
+        "error_bound": 0.0 if exact and count else _number(auroc_bound(*total)),
         "ci95": None if few else interval(resample_auroc(*units)),
         "aurc_ci95": None if few else interval(resample_aurc(*units)),
         "risk": _curve(risk_at(*total, np.linspace(0.0, 1.0, 101))),

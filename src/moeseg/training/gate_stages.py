@@ -1,0 +1,322 @@
+"""The stages after the experts: their cached outputs, the gates, and the other controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moeseg.config import SECOND
+from moeseg.files import remove
+from moeseg.models import (
+    Expert,
+    Mixture,
+    Model,
+    build_ensemble,
+    build_mixture,
+    load,
+    referenced_experts,
+    save,
+)
+from moeseg.progress import say
+from moeseg.run import Cost, Run, Stage
+from moeseg.training.cache import (
+    CachedOutputs,
+    CacheLayout,
+    GateSource,
+    LiveOutputs,
+    build_cache,
+    plan_cache,
+)
+from moeseg.training.controls import mean_gate, merge_experts, reestimate_batchnorm
+from moeseg.training.cost import expected_seconds
+from moeseg.training.frames import gate_frames
+from moeseg.training.gate import check_gate_choice, train_gates
+from moeseg.training.network_stages import (
+    data_inputs,
+    expert_stages,
+    flops_of,
+    load_expert,
+    model_info,
+    planned_network,
+    study_expert,
+    taught_weights,
+)
+from moeseg.types import Frame
+
+
+def gate_stages(run: Run) -> list[Stage]:
+    """Return the stages that make every model with a gate, and the other controls."""
+    experts = expert_stages(run)
+    stages: list[Stage] = []
+    if run.study.gated() and not _live(run):
+        stages.append(
+            Stage(
+                name="cache",
+                make=_make_cache,
+                inputs=_cache_inputs,
+                outputs=_cache_outputs,
+                scratch=lambda run: [run.folder / "cache"],
+                needs=experts,
+                cost=_cache_cost,
+            )
+        )
+    if run.study.gated():
+        stages.append(
+            Stage(
+                name="gates",
+                make=_make_gates,
+                inputs=_gate_inputs,
+                outputs=lambda run: [run.model(name) for name in run.study.gated()],
+                scratch=lambda run: [run.log("gates")],
+                needs=experts if _live(run) else ("cache", *experts),
+                cost=_gate_cost,
+            )
+        )
+    if made := _made_controls(run):
+        networks = tuple(f"train-{name}" for name in run.study.networks())
+        stages.append(
+            Stage(
+                name="controls",
+                make=_make_controls,
+                inputs=lambda run: [*made, data_inputs(run)],
+                outputs=lambda run: [run.model(name) for name in made],
+                needs=(*networks, "gates") if run.study.gated() else networks,
+                cost=_controls_cost,
+            )
+        )
+    return stages
+
+
+def _made_controls(run: Run) -> list[str]:
+    """Return the controls that are made from trained models, not fitted with the gates."""
+    return [name for name in run.study.controls if name not in run.study.gated()]
+
+
+def _live(run: Run) -> bool:
+    """Return whether gates are fitted with the experts at work at every step, without a cache."""
+    gate = run.study.gate
+    return gate.end_to_end or gate.expert_batchnorm == "adapt"
+
+
+def _frozen_experts(run: Run) -> list[Expert]:
+    experts = [study_expert(run, name).to(run.device) for name in run.study.experts]
+    for expert in experts:
+        expert.requires_grad_(False)
+    return experts
+
+
+def _cache_outputs(run: Run) -> list[Path]:
+    return [run.folder / "cache" / part / "layout.json" for part in _cache_parts(run)]
+
+
+def _cache_inputs(run: Run) -> dict[str, Any]:
+    gate = run.study.gate
+    if gate.pixels == "all":
+        _cache_layouts(run)  # a cache over the limit is told before the experts are trained
+    return {
+        "train": run.frames_print(gate_frames(run)),
+        "val": run.frames_print(run.validation_frames(run.study.joined)),
+        "cache": gate.cache.model_dump(exclude_defaults=True),
+        "flip": run.study.data.augment.flip,
+        "pixels": gate.pixels,
+        "conv": any(mixture.conv for mixture in run.study.gated().values()),
+        "seed": run.study.seed,
+        "size": run.study.data.size,
+        "taxonomy": run.catalogue.taxonomy.to_json(),
+        **run.study.data.model_dump(include={"fit", "label_colours"}, exclude_defaults=True),
+    }
+
+
+def _make_cache(run: Run) -> None:
+    gate = run.study.gate
+    experts = _frozen_experts(run)
+    for part, frames in _cache_parts(run).items():
+        build_cache(
+            experts,
+            run.training_dataset(frames),
+            run.folder / "cache" / part,
+            gate.cache,
+            **_kept(run, part),
+            seed=run.study.seed,
+            batch_size=gate.batch_size,
+            workers=run.study.data.workers,
+        )
+
+
+def _cache_parts(run: Run) -> dict[str, tuple[Frame, ...]]:
+    parts = {"train": gate_frames(run), "val": run.validation_frames(run.study.joined)}
+    return {part: frames for part, frames in parts.items() if frames}
+
+
+def _kept(run: Run, part: str) -> dict[str, Any]:
+    """Return what of each frame a part of the cache keeps."""
+    gate = run.study.gate
+    return {
+        "mirrored": part == "train" and run.study.data.augment.flip,
+        "pixels": None if gate.pixels == "all" else gate.pixels,
+        "neighbours": any(mixture.conv for mixture in run.study.gated().values()),
+    }
+
+
+def _cache_layouts(run: Run) -> list[CacheLayout]:
+    experts = [planned_network(run, f"expert-{name}") for name in run.study.experts]
+    size, cache = run.study.data.size, run.study.gate.cache
+    return [
+        plan_cache(experts, size, len(frames), cache, **_kept(run, part))
+        for part, frames in _cache_parts(run).items()
+    ]
+
+
+def _cache_cost(run: Run) -> Cost:
+    layouts = _cache_layouts(run)
+    flops = sum(flops_of(run, f"expert-{name}") for name in run.study.experts)
+    images = sum(layout.records for layout in layouts)
+    return Cost(
+        expected_seconds(flops * images, run.device), sum(layout.bytes for layout in layouts)
+    )
+
+
+def _gate_inputs(run: Run) -> dict[str, Any]:
+    gate = run.study.gate.model_dump(exclude_defaults=True)
+    mixtures = {
+        name: mixture.model_dump(exclude_defaults=True)
+        for name, mixture in run.study.gated().items()
+    }
+    check_gate_choice(run.study.gate, len(run.validation_frames(run.study.joined)))
+    weighting = run.study.training.model_dump(
+        include={"class_weights", "miou_classes"}, exclude_defaults=True
+    )
+    return {"gate": gate, "mixtures": mixtures} | weighting | _cache_inputs(run) | data_inputs(run)
+
+
+def _gate_source(run: Run, part: str, experts: Sequence[Expert]) -> GateSource | None:
+    gate = run.study.gate
+    frames = _cache_parts(run).get(part)
+    if frames is None:
+        return None
+    training = part == "train"
+    if _live(run):
+        return LiveOutputs(
+            experts,
+            run.training_dataset(frames, augmented=training),
+            gate.batch_size,
+            run.study.seed,
+            training=training,
+            shuffle=run.study.data.shuffle,
+            adapt=training and gate.expert_batchnorm == "adapt",
+            workers=run.study.data.workers,
+        )
+    return CachedOutputs(
+        run.folder / "cache" / part,
+        gate.batch_size,
+        run.study.seed,
+        training=training,
+        shuffle=run.study.data.shuffle,
+        device=run.device,
+    )
+
+
+def initial_mixtures(run: Run, experts: Sequence[Expert]) -> dict[str, Mixture]:
+    """Return the study's mixtures before their gates are fitted, over the given experts."""
+    mixtures = {}
+    for name, config in run.study.gated().items():
+        generator = torch.Generator().manual_seed(run.study.seed)
+        mixtures[name] = build_mixture(
+            experts,
+            config.gate,
+            config.conv,
+            config.pool,
+            run.study.data.size,
+            expert_batchnorm=run.study.gate.expert_batchnorm,
+            generator=generator,
+        ).to(run.device)
+    return mixtures
+
+
+def _make_gates(run: Run) -> None:
+    if run.study.gate.expert_batchnorm == "adapt":
+        missing = [name for name in run.study.gated() if not run.model(name).exists()]
+        for name in missing:
+            # each mixture changes its experts, so it gets and keeps its own
+            _fit_gates(run, [name], run.log("gates") / name, shared=False)
+    else:
+        _fit_gates(run, list(run.study.gated()), run.log("gates"), shared=True)
+
+
+def _fit_gates(run: Run, names: Sequence[str], log: Path, *, shared: bool) -> None:
+    experts = _frozen_experts(run)
+    mixtures = {name: one for name, one in initial_mixtures(run, experts).items() if name in names}
+    train = _gate_source(run, "train", experts)
+    assert train is not None
+    weights = taught_weights(run, gate_frames(run), run.study.training.class_weights)
+    say(f"gates: fitting {', '.join(mixtures)} on {len(gate_frames(run))} frames")
+    train_gates(
+        mixtures,
+        train,
+        _gate_source(run, "val", experts),
+        run.study.gate,
+        log,
+        seed=run.study.seed,
+        class_weights=None if weights is None else weights.to(run.device),
+        miou_classes=run.study.training.miou_classes,
+    )
+    folders = [run.model(f"expert-{name}") for name in run.study.experts] if shared else None
+    for name, mixture in mixtures.items():
+        save(mixture.cpu(), run.model(name), info=model_info(run, name), experts=folders)
+        mixture.to(run.device)
+    remove(log / "last.pt")
+
+
+def _make_controls(run: Run) -> None:
+    for name in _made_controls(run):
+        if name == "two-seed":
+            folders = [run.model("baseline"), run.model(SECOND)]
+            pair = [load_expert(folder) for folder in folders]
+            model: Model = build_ensemble(pair, "mean-probability")
+            save(model, run.model(name), info=model_info(run, name), experts=folders)
+        elif name == "merged":
+            merged = merge_experts([study_expert(run, expert) for expert in run.study.experts])
+            reestimate_batchnorm(
+                merged.to(run.device),
+                run.training_dataset(run.frames(run.study.joined, "train")),
+                batch_size=run.study.training.batch_size,
+                workers=run.study.data.workers,
+            )
+            save(merged.cpu(), run.model(name), info=model_info(run, name))
+        else:
+            _make_mean_gate(run, name)
+
+
+def _make_mean_gate(run: Run, name: str) -> None:
+    mixture = load(run.model(name.removeprefix("mean-gate-"))).to(run.device)
+    assert isinstance(mixture, Mixture)
+    frames = LiveOutputs(
+        mixture.experts,
+        run.training_dataset(gate_frames(run)),
+        run.study.gate.batch_size,
+        training=False,
+        workers=run.study.data.workers,
+    )
+    fixed = mean_gate(mixture, frames).cpu()
+    folders = referenced_experts(run.model(name.removeprefix("mean-gate-")))
+    save(fixed, run.model(name), info=model_info(run, name), experts=folders or None)
+
+
+def _controls_cost(run: Run) -> Cost:
+    passes = sum(name != "two-seed" for name in _made_controls(run))
+    frames = passes * len(run.frames(run.study.joined, "train"))
+    flops = sum(flops_of(run, f"expert-{name}") for name in run.study.experts)
+    return Cost(expected_seconds(flops * frames, run.device), 0.0)
+
+
+def _gate_cost(run: Run) -> Cost:
+    images = len(gate_frames(run)) * run.study.gate.epochs
+    gates = len(run.study.gated())
+    seconds = 2e-3 * gates * images  # a sampled step hardly depends on the size
+    if _live(run) or run.study.gate.pixels == "all":
+        alone = run.study.gate.expert_batchnorm == "adapt"
+        seconds += _cache_cost(run).seconds * run.study.gate.epochs * (gates if alone else 1)
+    return Cost(seconds, 0.0)

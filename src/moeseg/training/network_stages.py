@@ -1,0 +1,244 @@
+"""The stages that train whole networks, and the ensembles over them; what they share with gates."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moeseg.config import ExpertConfig
+from moeseg.data import class_weights, count_classes
+from moeseg.errors import CheckpointError
+from moeseg.models import (
+    Expert,
+    build_ensemble,
+    build_expert,
+    load,
+    load_weights,
+    own_source,
+    read_info,
+    save,
+    weights_digest,
+)
+from moeseg.progress import say, track
+from moeseg.run import Cost, Run, Stage, rank
+from moeseg.training.cost import (
+    TRAIN_FACTOR,
+    expected_seconds,
+    parameter_bytes,
+    planned_expert,
+    planned_flops,
+)
+from moeseg.training.expert import check_choice, train_expert
+from moeseg.training.frames import network_frames
+from moeseg.types import Frame
+
+
+def network_stages(run: Run) -> list[Stage]:
+    """Return the stages that train networks end to end, then that of the ensembles."""
+    before = ("scenes",) if run.study.data.reader == "synthetic" else ()
+    stages = [_network_stage(name, before) for name in run.study.networks()]
+    if run.study.ensembles:
+        stages.append(
+            Stage(
+                name="ensembles",
+                make=_make_ensembles,
+                inputs=lambda run: list(run.study.ensembles),
+                outputs=lambda run: [run.model(f"ensemble-{r}") for r in run.study.ensembles],
+                needs=expert_stages(run),
+            )
+        )
+    return stages
+
+
+def expert_stages(run: Run) -> tuple[str, ...]:
+    """Return the names of the stages that train the experts."""
+    return tuple(f"train-expert-{name}" for name in run.study.experts)
+
+
+def model_info(run: Run, name: str) -> dict[str, Any]:
+    """Return what is saved beside a model: what it is called, sees and means."""
+    return {
+        "name": name,
+        "taxonomy": run.catalogue.taxonomy.to_json(),
+        "size": list(run.study.data.size),
+        "study": run.study.name,
+        "seed": run.study.seed_of(name) if name in run.study.networks() else run.study.seed,
+        "fit": run.study.data.fit,
+    }
+
+
+def _network_stage(network: str, before: Sequence[str]) -> Stage:
+    return Stage(
+        name=f"train-{network}",
+        make=functools.partial(_make_network, network=network),
+        inputs=functools.partial(_network_inputs, network=network),
+        outputs=lambda run: [run.model(network)],
+        scratch=lambda run: [run.log(network)],
+        needs=tuple(before),
+        parallel=True,
+        cost=functools.partial(_network_cost, network=network),
+    )
+
+
+def _config_of(run: Run, network: str) -> ExpertConfig:
+    return run.study.networks()[network]
+
+
+def _make_network(run: Run, network: str) -> None:
+    weights = _config_of(run, network).weights
+    expert = initial_network(run, network)
+    if weights is not None:
+        load_weights(expert, _folder(weights))
+    else:
+        frames = network_frames(run, network)
+        if rank() == 0:
+            say(f"{network}: training on {len(frames)} frames of {run.study.subset_of(network)}")
+        val = run.validation_frames(run.study.subset_of(network))
+        config = run.study.training_of(network)
+        train_expert(
+            expert,
+            run.training_dataset(frames, augmented=True, seed=run.study.seed_of(network)),
+            run.training_dataset(val) if val else None,
+            config,
+            run.log(network),
+            seed=run.study.seed_of(network),
+            workers=run.study.data.workers,
+            shuffle=run.study.data.shuffle,
+            class_weights=taught_weights(run, frames, config.class_weights),
+        )
+    if rank() == 0:
+        save(expert, run.model(network), info=model_info(run, network))
+
+
+def initial_network(run: Run, network: str) -> Expert:
+    """Return a network before training; equal architectures of a study start from equal weights."""
+    arguments = run.study.architecture_of(network).build_arguments(len(run.catalogue.taxonomy))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.study.seed_of(network))
+        return build_expert(arguments)
+
+
+def _network_inputs(run: Run, network: str) -> dict[str, Any]:
+    config = _config_of(run, network)
+    architecture = run.study.architecture_of(network).model_dump(exclude_defaults=True)
+    name = run.study.architecture_of(network).name
+    if ":" in name:
+        architecture["source"] = own_source(name)
+    if config.weights is not None:
+        _check_given(run, config.weights)
+        return {
+            "architecture": architecture,
+            "weights": weights_digest(_folder(config.weights)),
+            "seed": run.study.seed_of(network),
+            **data_inputs(run),
+        }
+    val = run.validation_frames(run.study.subset_of(network))
+    check_choice(run.study.training_of(network), len(val))
+    # a GPU trains the same network; more processes make larger steps, so they count
+    training = run.study.training_of(network).model_dump(
+        exclude_defaults=True, exclude={"accelerator"}
+    )
+    return {
+        "architecture": architecture,
+        "training": training,
+        "train": run.frames_print(network_frames(run, network)),
+        "val": run.frames_print(val),
+        "seed": run.study.seed_of(network),
+        **data_inputs(run),
+    }
+
+
+def _folder(weights: Path) -> Path:
+    """Return the model's folder where a study names the weights file in it."""
+    return weights.parent if weights.is_file() else weights
+
+
+def _check_given(run: Run, weights: Path) -> None:
+    given = read_info(_folder(weights)).get("taxonomy")
+    wanted = run.catalogue.taxonomy
+    if given is not None and tuple(c["name"] for c in given["classes"]) != wanted.classes:
+        raise CheckpointError(
+            f"{weights}: expected a model of the data's taxonomy {wanted.name}, got one of "
+            f"{given['name']} ({len(given['classes'])} classes); set data.taxonomy to the model's"
+        )
+
+
+def data_inputs(run: Run) -> dict[str, Any]:
+    """Return what of the data every training hangs on."""
+    data = run.study.data
+    return {
+        "taxonomy": run.catalogue.taxonomy.to_json(),
+        "size": data.size,
+        "augment": data.augment.model_dump(exclude_defaults=True),
+        **data.model_dump(include={"fit", "label_colours", "shuffle"}, exclude_defaults=True),
+    }
+
+
+def _network_cost(run: Run, network: str) -> Cost:
+    config = run.study.training_of(network)
+    expert = planned_network(run, network)
+    parameters = parameter_bytes(expert)
+    if _config_of(run, network).weights is not None:
+        return Cost(1.0, parameters)
+    frames = len(network_frames(run, network)) * config.epochs
+    val = run.validation_frames(run.study.subset_of(network))
+    checks = len(val) * (config.epochs // config.val_every)
+    flops = flops_of(run, network)
+    work = flops * (TRAIN_FACTOR * frames + checks) / (config.devices * config.num_nodes)
+    moments = 2 if config.optimizer.name == "sgd" else 3  # the weights and what the optimizer keeps
+    return Cost(expected_seconds(work, run.device), parameters * (1 + 2 * moments))
+
+
+def taught_weights(run: Run, frames: Sequence[Frame], method: str) -> Tensor | None:
+    """Return the (C,) class weights of the loss over some frames, or None for none."""
+    if method == "none":
+        return None
+    counts = count_classes(
+        frames,
+        run.read_training_label,
+        len(run.catalogue.taxonomy),
+        workers=run.study.data.workers,
+        track=track,
+    )
+    return torch.from_numpy(class_weights(counts, method))  # type: ignore[arg-type]
+
+
+def _make_ensembles(run: Run) -> None:
+    folders = [run.model(f"expert-{name}") for name in run.study.experts]
+    experts = [study_expert(run, name) for name in run.study.experts]
+    for rule in run.study.ensembles:
+        name = f"ensemble-{rule}"
+        save(
+            build_ensemble(experts, rule),
+            run.model(name),
+            info=model_info(run, name),
+            experts=folders,
+        )
+
+
+def study_expert(run: Run, name: str) -> Expert:
+    """Return a trained expert of the study by its name without ``expert-``."""
+    return load_expert(run.model(f"expert-{name}"))
+
+
+def load_expert(folder: Path) -> Expert:
+    """Return the expert in a folder."""
+    expert = load(folder)
+    assert isinstance(expert, Expert)
+    return expert
+
+
+def flops_of(run: Run, network: str) -> float:
+    """Return the operations of one forward pass of a network of the study."""
+    architecture = run.study.architecture_of(network).model_dump_json()
+    return planned_flops(architecture, len(run.catalogue.taxonomy), run.study.data.size)
+
+
+def planned_network(run: Run, network: str) -> Expert:
+    """Return a network of the study on the meta device: shapes without weights."""
+    return planned_expert(run.study.architecture_of(network), len(run.catalogue.taxonomy))
