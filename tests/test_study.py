@@ -558,7 +558,7 @@ def test_controls_are_scored_like_other_models(finished: Run, tmp_path: Path) ->
     fixed = models["mean-gate-moe-classwise-conv"](images).weights
     assert mean is not None
     assert fixed is not None
-    assert torch.allclose(mean.mean(0), fixed[0], atol=1e-5)
+    assert torch.allclose(mean.mean(0), fixed[0], atol=2e-3)  # from a float16 cache
     pair = models["two-seed"]
     both = torch.stack(
         [models[name](images).logits.softmax(1) for name in ("baseline", "baseline-2")]

@@ -29,6 +29,9 @@ from moeseg.progress import say, track
 from moeseg.training.loss import Points, draw_points, sample_logits
 from moeseg.types import IGNORE, ExpertOutput, Size
 
+FORMAT = 2
+"""Version of a cache folder's layout; part of its stage's fingerprint."""
+
 _SHARD_BYTES = 256 * 2**20
 _Array = npt.NDArray[Any]
 

@@ -23,6 +23,7 @@ from moeseg.models import (
 from moeseg.progress import say
 from moeseg.run import Cost, Run, Stage
 from moeseg.training.cache import (
+    FORMAT,
     CachedOutputs,
     CacheLayout,
     GateSource,
@@ -83,7 +84,7 @@ def gate_stages(run: Run) -> list[Stage]:
                 make=_make_controls,
                 inputs=lambda run: [*made, data_inputs(run)],
                 outputs=lambda run: [run.model(name) for name in made],
-                needs=(*networks, "gates") if run.study.gated() else networks,
+                needs=(*networks, *(stage.name for stage in stages)),
                 cost=_controls_cost,
             )
         )
@@ -119,7 +120,7 @@ def _cache_inputs(run: Run) -> dict[str, Any]:
     return {
         "train": run.frames_print(gate_frames(run)),
         "val": run.frames_print(run.validation_frames(run.study.joined)),
-        "cache": gate.cache.model_dump(exclude_defaults=True),
+        "cache": gate.cache.model_dump(exclude_defaults=True) | {"format": FORMAT},
         "flip": run.study.data.augment.flip,
         "pixels": gate.pixels,
         "conv": any(mixture.conv for mixture in run.study.gated().values()),
@@ -293,20 +294,22 @@ def _make_controls(run: Run) -> None:
 def _make_mean_gate(run: Run, name: str) -> None:
     mixture = load(run.model(name.removeprefix("mean-gate-"))).to(run.device)
     assert isinstance(mixture, Mixture)
-    frames = LiveOutputs(
-        mixture.experts,
-        run.training_dataset(gate_frames(run)),
-        run.study.gate.batch_size,
-        training=False,
-        workers=run.study.data.workers,
-    )
+    batch_size = run.study.gate.batch_size
+    frames: GateSource
+    if _live(run):
+        data, workers = run.training_dataset(gate_frames(run)), run.study.data.workers
+        frames = LiveOutputs(mixture.experts, data, batch_size, training=False, workers=workers)
+    else:
+        cache = run.folder / "cache" / "train"
+        frames = CachedOutputs(cache, batch_size, training=False, device=run.device)
     fixed = mean_gate(mixture, frames).cpu()
     folders = referenced_experts(run.model(name.removeprefix("mean-gate-")))
     save(fixed, run.model(name), info=model_info(run, name), experts=folders or None)
 
 
 def _controls_cost(run: Run) -> Cost:
-    passes = sum(name != "two-seed" for name in _made_controls(run))
+    made = _made_controls(run)
+    passes = sum(name == "merged" or (name != "two-seed" and _live(run)) for name in made)
     frames = passes * len(run.frames(run.study.joined, "train"))
     flops = sum(flops_of(run, f"expert-{name}") for name in run.study.experts)
     return Cost(expected_seconds(flops * frames, run.device), 0.0)
