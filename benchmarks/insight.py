@@ -90,7 +90,7 @@ def evaluate(
         frames=frames.frames,
         blocks=Blocks.of(frames.frames),
         subsets=("noise",),
-        base={},
+        bases={name: {} for name in models},
         models=models,
         experts={id(one): name for name, one in models.items() if isinstance(one, Expert)},
         trained={name: "noise" for name in models if name.startswith("expert-")},
@@ -99,7 +99,7 @@ def evaluate(
     collectors: dict[str, list[Collector]] = {}
     for name, model in models.items():
         more = insight_measures(name, model, ground) if folder is not None else ()
-        collectors[name] = [segmentation_collector(name, model, ground), *more]
+        collectors[name] = [segmentation_collector(name, ground), *more]
     run_models(models, frames, collectors, batch_size=at.batch)
 
 

@@ -74,7 +74,7 @@ class RandomFrames(SegmentationDataset):
             Frame(f"drive{i % 2}", f"{i:04d}", Path("none"), None, "noise", "test")
             for i in range(count)
         ]
-        super().__init__(frames, _no_file, size)
+        super().__init__(frames, _no_file, size, fit="squeeze")
         generator = torch.Generator().manual_seed(0)
         self.images = torch.rand(count, 3, *size, generator=generator)
         blocks = -(-size[0] // 16), -(-size[1] // 16)

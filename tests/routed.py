@@ -75,4 +75,5 @@ def part(whole: Prediction, chosen: slice) -> Prediction:
         whole.weights[chosen],
         ids=whole.ids[chosen],
         expert_ids=whole.expert_ids[chosen],
+        extents=None if whole.extents is None else whole.extents[chosen],
     )

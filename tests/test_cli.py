@@ -581,7 +581,11 @@ def test_an_originals_checkpoint_is_imported_used_and_exported(
         "import-original", file, file, "--out", tmp_path / "both", "--rule", "max"
     )
     assert code == 0, err
-    assert read_info(tmp_path / "both") == {"name": "both", "imported": ["a.pth", "a.pth"]}
+    assert read_info(tmp_path / "both") == {
+        "name": "both",
+        "imported": ["a.pth", "a.pth"],
+        "fit": "squeeze",
+    }
     code, _, err = moeseg("predict", tmp_path / "both", tmp_path / "a.png", "--out", tmp_path / "q")
     assert code == 1
     assert "--taxonomy and --input-size" in err

@@ -83,7 +83,13 @@ def test_controls_are_models_with_what_they_stand_on() -> None:
     text = complaint(changed(mixtures=mixtures, controls=["merge", "mean-gate-moe-simpel"]))
     assert "unknown control 'merge'. Did you mean 'merged'?" in text
     assert "Did you mean 'mean-gate-moe-simple'?" in text
-    assert "needs a baseline" in complaint(changed(controls=["two-seed"], baseline=None))
+    given = {"weights": "models/baseline"}
+    for baseline in (None, given):
+        text = complaint(changed(controls=["two-seed"], baseline=baseline))
+        assert "needs a baseline that is trained" in text
+    alone = {"highway": {}}
+    text = complaint(changed(controls=["constant"], experts=alone, ensembles=[]))
+    assert "controls need two or more experts" in text
 
 
 def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:

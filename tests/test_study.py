@@ -22,7 +22,12 @@ from moeseg.config import EvalConfig, Study, load_study, parse_study
 from moeseg.data import SegmentationDataset
 from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.rows import read_rows, validate_row
-from moeseg.evaluation.stages import load_models, model_names, scored_frames
+from moeseg.evaluation.stages import (
+    evaluate_saved,
+    load_models,
+    model_names,
+    scored_frames,
+)
 from moeseg.models import Gate, Mixture
 from moeseg.run import Run
 from moeseg.study import ledger, plan, run_study
@@ -520,6 +525,47 @@ def test_adapted_mixtures_show_their_masks_and_no_agreement(adapted: Run) -> Non
     assert "moe-simple" in index["models"]
     assert not (adapted.folder / "insight" / "overlays").exists()
     assert "moe-simple" in (adapted.folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("habit", [{"expert_batchnorm": "adapt"}, {"end_to_end": True}])
+def test_gates_without_a_cache_need_no_room_for_one(
+    finished: Run, tmp_path: Path, habit: dict[str, object]
+) -> None:
+    gate = {"pixels": "all", "cache": {"limit_gb": 1e-9}} | habit
+    run = fresh(finished, tmp_path / "run", gate=gate)
+    assert {state for _, state, _ in plan(run)} == {"missing"}
+
+
+def test_nine_experts_have_scores_and_no_insight(finished: Run, tmp_path: Path) -> None:
+    experts = {f"e{number}": {"subset": "day"} for number in range(9)}
+    run = fresh(finished, tmp_path / "run", experts=experts)
+    stages = ledger(run).stages
+    assert "insight" not in stages
+    assert stages["evaluate"].outputs(run) == [run.folder / "results.jsonl"]
+
+
+def test_second_baseline_learns_what_the_first_does(finished: Run, tmp_path: Path) -> None:
+    run = fresh(finished, tmp_path / "run", gate={"frames": "heldout"}, controls=["two-seed"])
+    assert network_frames(run, "baseline-2") == network_frames(run, "baseline")
+    assert len(network_frames(run, "expert-day")) < len(run.frames("day", "train"))
+
+
+def test_merging_unlike_experts_is_refused_before_training(finished: Run, tmp_path: Path) -> None:
+    experts = {"day": {}, "dusk": {"architecture": {"arguments": {"width": 9}}}}
+    run = fresh(finished, tmp_path / "run", experts=experts, controls=["merged"])
+    with pytest.raises(UsageError, match="merged` averages weights and needs experts of one"):
+        run_study(run)
+    assert not run.folder.exists()
+
+
+def test_saved_models_keep_their_own_seed_habits_and_fit(finished: Run, tmp_path: Path) -> None:
+    data = study_settings(finished.folder.parent, tmp_path)["data"]
+    run = fresh(finished, tmp_path / "run", data=data | {"shuffle": False}, seed=5)
+    rows = evaluate_saved(run, [finished.model("expert-day")], ["day"])
+    assert [(row["seed"], row["settings"]) for row in rows] == [(0, {})]
+    squeezed = fresh(finished, tmp_path / "run", data=data | {"fit": "squeeze"})
+    with pytest.raises(UsageError, match=r"data\.fit: expected 'pad', as the model saw"):
+        evaluate_saved(squeezed, [finished.model("expert-day")], ["day"])
 
 
 def test_frames_to_look_at_can_be_left_out(finished: Run, tmp_path: Path) -> None:

@@ -186,6 +186,7 @@ def predict(
     """Predict photos: class ids, a coloured mask and an overlay of each, at the photo's size."""
     from moeseg.evaluation.predict import predict_files
 
+    _check_size(size)
     for line in predict_files(model, images, out, size=size, alpha=alpha):
         _tell(line)
 
@@ -226,6 +227,7 @@ def insight(
     from moeseg.insight.overlay import scheme_of
 
     scheme = scheme_of(colours)
+    _check_size(size)
     if unlabelled:
         from moeseg.insight.unlabelled import rank_photos
 
@@ -386,6 +388,11 @@ def _open(file: Path, out: Path | None, overrides: list[str] | None) -> Run:
     from moeseg.run import Run
 
     return Run(load_study(file, overrides or ()), out)
+
+
+def _check_size(size: tuple[int, int] | None) -> None:
+    if size is not None and min(size) < 1:
+        raise UsageError(f"--size: expected height and width of 1 or more, got {size[0]} {size[1]}")
 
 
 def _show(content: RenderableType) -> None:

@@ -163,7 +163,8 @@ class OptimizerConfig(Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Pull of every parameter towards zero."""
     schedule: Literal["poly", "cosine", "constant"] = "poly"
-    """Course of the learning rate over all steps; `poly` has power 0.9."""
+    """Course of the learning rate over all steps; `poly` has power 0.9. A habit of the original
+    for DeepLabv3+: `constant`; wrong in that training ends in the middle of its largest steps."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps over which the rate rises linearly from zero."""
 
@@ -346,8 +347,10 @@ class Study(Strict):
         known = (*CONTROLS, *(f"mean-gate-{name}" for name in self.mixtures))
         if unknown := [name for name in self.controls if name not in known]:
             raise ValueError("; ".join(unknown_name("control", name, known) for name in unknown))
-        if "two-seed" in self.controls and self.baseline is None:
-            raise ValueError("the control `two-seed` needs a baseline, and `baseline` is null")
+        if self.controls and len(self.experts) < 2:
+            raise ValueError("controls need two or more experts; set `controls: []`")
+        if "two-seed" in self.controls and (self.baseline is None or self.baseline.weights):
+            raise ValueError("the control `two-seed` needs a baseline that is trained, not given")
         return self
 
     @property

@@ -13,7 +13,7 @@ from moeseg.data.open import render_scenes, scenes_folder, synthetic_spec
 from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.stages import evaluation_stages
 from moeseg.files import write_text
-from moeseg.insight.measures import insight_measures
+from moeseg.insight.measures import frames_files, insight_measures
 from moeseg.insight.stages import insight_stages
 from moeseg.progress import say
 from moeseg.report import write_report
@@ -27,7 +27,7 @@ def stages(run: Run) -> list[Stage]:
     return [
         *scenes,
         *training_stages(run),
-        *evaluation_stages(run, {"insight": insight_measures}),
+        *evaluation_stages(run, {"insight": insight_measures}, frames_files),
         *insight_stages(run),
         _report_stage(run),
     ]
@@ -135,7 +135,7 @@ def _report_stage(run: Run) -> Stage:
     return Stage(
         name="report",
         make=_make_report,
-        inputs=lambda run: None,
+        inputs=lambda run: run.study.name,
         outputs=lambda run: [run.folder / "report.html"],
         needs=("evaluate", "table", *(stage.name for stage in insight_stages(run))),
     )

@@ -64,6 +64,8 @@ class Prediction:
         ids: (B, H, W) int64 classes of the largest logits; the inference loop fills it in, so that
             no two collectors compute it.
         expert_ids: (B, E, H, W) int64, the same of each expert; None unless a collector asks.
+        extents: (H, W) of each of the B photos within its padding, from the upper left corner; None
+            where none is padded.
     """
 
     logits: Tensor
@@ -71,6 +73,14 @@ class Prediction:
     expert_logits: Tensor | None = None
     ids: Tensor | None = None
     expert_ids: Tensor | None = None
+    extents: tuple[Size, ...] | None = None
+
+    def inside(self, number: int) -> tuple[slice, slice]:
+        """Return the rows and columns of image `number` that are no padding."""
+        if self.extents is None:
+            return slice(None), slice(None)
+        height, width = self.extents[number]
+        return slice(height), slice(width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,9 +37,18 @@ def some_rows() -> list[Row]:
                         "minus": minus,
                         "difference": difference,
                         "ci95": [difference - 0.02, difference + 0.02],
+                        "ci_units": 20,
                         "wins": difference > 0.02,
                     }
                 )
+            rows.append(
+                base
+                | {
+                    "kind": "routing",
+                    "model": "moe-simple",
+                    "collapsed": "constant" if variant == VARIANTS[1] else False,
+                }
+            )
     return rows
 
 
@@ -51,15 +60,30 @@ def test_gains_by_hand() -> None:
     assert published.differences == (0.05, 0.05)
     assert (published.wins, published.losses) == (2, 0)
     assert (held.wins, held.losses) == (0, 0)
+    assert (published.collapsed, held.collapsed) == ((), ("constant", "constant"))
 
 
 def test_table_by_hand() -> None:
     table = render_table(some_rows(), VARIANTS)
     assert "## a+b" in table
-    line = "| as-published | moe-simple | 35.0 | 40.0 | 20.0 | +5.0 (+5.0 to +5.0), wins 2, "
-    assert line + "loses 0 of 2 |" in table
+    line = "| as-published | moe-simple | 35.0 | 40.0 | +5.0 (+5.0 to +5.0), wins 2, loses 0 of 2 |"
+    assert line + " 17.5, 20.0 |" in table
+    assert "loses 0 of 2; gate collapsed in 2: constant, constant |" in table
     one = [row for row in some_rows() if row["seed"] == 0]
     assert "| +5.0 [+3.0, +7.0], wins 1, loses 0 of 1 |" in render_table(one, VARIANTS)
+
+
+def test_one_unit_has_no_interval_and_few_units_no_verdict() -> None:
+    rows = [row for row in some_rows() if row["seed"] == 0]
+    for row in rows:
+        if row["kind"] == "difference":
+            row["ci95"], row["wins"], row["ci_units"] = None, False, 1
+    assert "| +5.0, wins 0, loses 0 of 1 |" in render_table(rows, VARIANTS)
+    assert render_plot(rows, VARIANTS, "a+b").count("<circle") == 2
+    for row in rows:
+        if row["kind"] == "difference":
+            row["ci95"] = [-0.3, -0.1]
+    assert "wins 0, loses 0 of 1" in render_table(rows, VARIANTS)  # one unit decides nothing
 
 
 def test_plot_shows_every_seed_of_every_variant() -> None:

@@ -26,6 +26,7 @@ def write_ablation_file(folder: Path, **changes: object) -> Path:
             "as-published": {"gate.expert_batchnorm": "adapt"},
             "held": {},
             "truth": {"training.choose": "last"},
+            "longer": {"gate.epochs": 1},
         },
     }
     path = folder / "ablation.yaml"
@@ -67,6 +68,23 @@ def test_variants_share_what_they_do_not_touch(
     assert "training on" not in capsys.readouterr().err
 
 
+def test_rows_of_other_settings_stay_out_of_the_table(tmp_path: Path) -> None:
+    variants = {"a": {}, "b": {"gate.epochs": 1}}
+    file = write_ablation_file(tmp_path, seeds=[0], variants=variants)
+    run_ablation(load_ablation(file))
+    changed = ["study.training.epochs=1"]
+    rows = run_ablation(load_ablation(file, changed), ["a"])
+    assert {row["settings"]["variant"] for row in rows} == {"a"}
+
+
+def test_a_mistake_of_the_last_variant_is_told_before_the_first_trains(tmp_path: Path) -> None:
+    variants = {"a": {}, "b": {"experts.day.subset": "nosuch"}}
+    file = write_ablation_file(tmp_path, seeds=[0], variants=variants)
+    with pytest.raises(UsageError, match="unknown subset 'nosuch'"):
+        run_ablation(load_ablation(file))
+    assert not (tmp_path / "ablation").exists()
+
+
 def test_one_variant_alone_and_the_table_of_what_is_finished(tmp_path: Path) -> None:
     file = write_ablation_file(tmp_path, seeds=[0])
     rows = run_ablation(load_ablation(file), ["held"])
@@ -85,3 +103,5 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     wrong = {"x": {"gate.expert_batchnorm": "hald"}}
     with pytest.raises(UsageError, match=r"(?s)variant x: .*unknown value 'hald'"):
         load_ablation(write_ablation_file(tmp_path, variants=wrong))
+    with pytest.raises(UsageError, match="variant as-published: "):
+        load_ablation(write_ablation_file(tmp_path, study={"data": None}))

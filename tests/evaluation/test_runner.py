@@ -163,6 +163,26 @@ def counted(folder: Path) -> SegmentationCollector:
     return collector
 
 
+def test_padding_is_told_with_the_prediction(tmp_path: Path) -> None:
+    plain = some_frames(tmp_path)
+    padded = SegmentationDataset(plain.frames, plain.read_label, (32, 40), fit="pad")
+    squeezed = SegmentationDataset(plain.frames, plain.read_label, (32, 40), fit="squeeze")
+    assert SIZE == (24, 32)  # so that 32x40 leaves two rows
+    found: dict[str, list[object]] = {}
+
+    class Noting(Keeping):
+        def update(self, prediction: Prediction, label: Tensor, keys: Sequence[str]) -> None:
+            found.setdefault(str(label.shape), []).append(prediction.extents)
+
+    model = build_mixture(some_models()["moe-simple"].experts, "simple", pool=(2, 2))
+    for data in (plain, padded, squeezed):
+        found.clear()
+        run_models({"m": model}, data, {"m": [Noting()]}, batch_size=3)
+        (extents,) = found.values()
+        expected = [((30, 40),) * 3, ((30, 40),) * 3, ((30, 40),) * 2]
+        assert extents == (expected if data is padded else [None] * 3)
+
+
 def take_part(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), 2)  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,34 @@ def test_batching_does_not_matter() -> None:
     whole, label = prediction(42, experts=3), labels(42)
     names = ("a", "b", "c")
     assert filled(agreeing(names), whole, label, 1) == filled(agreeing(names), whole, label, 42)
+
+
+def cropped(whole: Prediction, height: int, width: int) -> Prediction:
+    ids, each = whole.ids, whole.expert_ids
+    assert ids is not None
+    assert each is not None
+    return Prediction(
+        whole.logits[..., :height, :width],
+        whole.weights,
+        ids=ids[..., :height, :width],
+        expert_ids=each[..., :height, :width],
+    )
+
+
+def test_padding_counts_nowhere() -> None:
+    whole, label = prediction(42), labels(42)
+    height, width = SIZE[0] - 2, SIZE[1] - 3
+    padded = label.clone()
+    padded[:, height:], padded[:, :, width:] = 255, 255
+    inside = replace(whole, extents=((height, width),) * 42)
+    small, small_label = cropped(whole, height, width), label[:, :height, :width]
+    assert filled(agreeing(), inside, padded) == filled(agreeing(), small, small_label)
+    trained = {"highway": "highway", "urban": "urban"}
+
+    def detecting() -> DetectorCollector:
+        blocks = Blocks.of(frames())
+        return DetectorCollector("moe-x", EXPERTS, CLASSES, blocks, SUBSETS, BASE, trained)
+
+    found = filled(detecting(), inside, padded)
+    assert {row["task"] for row in found} == {"wrong-pixels", "unseen-frames"}
+    assert found == filled(detecting(), small, small_label)

@@ -50,6 +50,7 @@ def test_columns_of_the_original_come_first() -> None:
         "entropy", "gate_uncertainty", "weight_highway", "weight_urban",
         "miou", "miou_highway", "miou_urban", "preferred", "better",
         "rank_disagreement", "rank_gate_uncertainty",
+        "rank_disagreement_Car", "rank_disagreement_Sky", f"rank_disagreement_{CLASSES[2]}",
     ]  # fmt: skip
     assert frame_columns("abc", (), labelled=False)[1:9] == [
         "perfect_case",

@@ -32,14 +32,13 @@ def models() -> dict[str, Model]:
 
 def ground(scored: dict[str, Model], folder: Path | None = None) -> Ground:
     listed = tuple(frames(subsets=("day", "dusk")))
-    base = {key: value for key, value in BASE.items() if key != "architecture"}
     return Ground(
         models=scored,
         classes=tuple(CLASSES),
         frames=listed,
         blocks=Blocks.of(listed),
         subsets=("day", "day+dusk"),
-        base=base,
+        bases=dict.fromkeys(scored, BASE),
         experts={id(m): name for name, m in scored.items() if isinstance(m, Expert)},
         trained={"baseline": "day+dusk", "expert-day": "day", "expert-dusk": "dusk"},
         folder=folder,

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from statistics import fmean
 
+from moeseg.evaluation.contents import verdict
 from moeseg.files import write_text
 from moeseg.types import Row
 
@@ -25,10 +26,12 @@ class Gain:
         mious: of the mixture, one a seed, 0..1.
         unions: the same in the published reading.
         best: mIoU of the best expert, one a seed.
+        best_unions: the same in the published reading.
         differences: one a seed.
         intervals: 95 % interval of each difference.
-        wins: seeds in which the interval lies above 0.
-        losses: seeds in which it lies below 0.
+        wins: seeds in which the interval lies above 0, and rests on enough units.
+        losses: seeds in which it lies below 0, likewise.
+        collapsed: what the routing rows say of seeds whose gate is dead: "one expert", "constant".
     """
 
     variant: str
@@ -36,10 +39,12 @@ class Gain:
     mious: tuple[float, ...]
     unions: tuple[float, ...]
     best: tuple[float, ...]
+    best_unions: tuple[float, ...]
     differences: tuple[float, ...]
-    intervals: tuple[tuple[float, float], ...]
+    intervals: tuple[tuple[float, float] | None, ...]
     wins: int
     losses: int
+    collapsed: tuple[str, ...]
 
 
 def write_ablation(folder: Path, rows: Sequence[Row], variants: Sequence[str]) -> None:
@@ -74,7 +79,15 @@ def gains(rows: Sequence[Row], variants: Sequence[str], subset: str) -> list[Gai
             own.sort(key=lambda row: int(row["seed"]))
             mine = [scored[variant, mixture, row["seed"]] for row in own]
             best = [scored[variant, row["minus"], row["seed"]] for row in own]
-            spans = tuple((float(low), float(high)) for low, high in (r["ci95"] for r in own))
+            spans = tuple(None if r["ci95"] is None else tuple(r["ci95"]) for r in own)
+            verdicts = [verdict([row]) for row in own]
+            dead = [
+                str(row["collapsed"])
+                for row in rows
+                if row["kind"] == "routing"
+                and (_variant(row), row["model"], row["subset"]) == (variant, mixture, subset)
+                and row["collapsed"]
+            ]
             found.append(
                 Gain(
                     variant=variant,
@@ -82,10 +95,12 @@ def gains(rows: Sequence[Row], variants: Sequence[str], subset: str) -> list[Gai
                     mious=tuple(row["miou"] for row in mine),
                     unions=tuple(row["miou_union"] for row in mine),
                     best=tuple(row["miou"] for row in best),
+                    best_unions=tuple(row["miou_union"] for row in best),
                     differences=tuple(row["difference"] for row in own),
                     intervals=spans,
-                    wins=sum(row["wins"] for row in own),
-                    losses=sum(high < 0 for _, high in spans),
+                    wins=verdicts.count("wins"),
+                    losses=verdicts.count("loses"),
+                    collapsed=tuple(dead),
                 )
             )
     return found
@@ -98,27 +113,30 @@ def render_table(rows: Sequence[Row], variants: Sequence[str]) -> str:
         lines = [
             f"## {subset}",
             "",
-            "| variant | mixture | best expert | mixture | published reading | minus best expert |",
+            "| variant | mixture | best expert | mixture | minus best expert | published reading |",
             "|---|---|--:|--:|--:|--:|",
         ]
         for gain in gains(rows, variants, subset):
             seeds = len(gain.differences)
-            verdict = f"wins {gain.wins}, loses {gain.losses} of {seeds}"
+            told = f"wins {gain.wins}, loses {gain.losses} of {seeds}"
+            if gain.collapsed:
+                told += f"; gate collapsed in {len(gain.collapsed)}: {', '.join(gain.collapsed)}"
             cells = [
                 gain.variant,
                 gain.mixture,
                 _mean(gain.best),
                 _mean(gain.mious),
-                _mean(gain.unions),
-                f"{_mean(gain.differences, '+')}{_spread(gain)}, {verdict}",
+                f"{_mean(gain.differences, '+')}{_spread(gain)}, {told}",
+                f"{_mean(gain.best_unions)}, {_mean(gain.unions)}",
             ]
             lines.append("| " + " | ".join(cells) + " |")
         parts.append("\n".join(lines) + "\n")
     parts.append(
-        "mIoU in percent, means over the seeds; published reading: mean over the classes in the "
-        "ground truth or the prediction. Last column: percentage points, of several seeds the "
-        "least and the greatest, of one its 95 % interval; a seed wins or loses where the paired "
-        "interval of the difference excludes 0. The best expert is chosen on the scored frames.\n"
+        "mIoU in percent, means over the seeds; minus best expert: percentage points, of several "
+        "seeds the least and the greatest, of one its 95 % interval; a seed wins or loses where "
+        "the paired interval of the difference excludes 0 and rests on 8 units or more. The best "
+        "expert is chosen on the scored frames. Published reading: best expert and mixture, mean "
+        "over the classes in the ground truth or the prediction.\n"
     )
     return "\n".join(parts)
 
@@ -128,7 +146,8 @@ def render_plot(rows: Sequence[Row], variants: Sequence[str], subset: str) -> st
     found = gains(rows, variants, subset)
     mixtures = list(dict.fromkeys(gain.mixture for gain in found))
     shown = [variant for variant in variants if any(g.variant == variant for g in found)]
-    ends = [100 * end for gain in found for span in gain.intervals for end in span]
+    ends = [100 * end for gain in found for span in gain.intervals for end in span or ()]
+    ends += [100 * value for gain in found for value in gain.differences]
     low, high = min([0.0, *ends]) - 0.5, max([0.0, *ends]) + 0.5
     scale = _WIDTH / (high - low)
     height = 70 + _LINE * len(shown)
@@ -163,7 +182,8 @@ def render_plot(rows: Sequence[Row], variants: Sequence[str], subset: str) -> st
         line = 0
         for number, gain in dots:
             colour = _COLOURS[number % len(_COLOURS)]
-            for value, (start, end) in zip(gain.differences, gain.intervals, strict=True):
+            for value, span in zip(gain.differences, gain.intervals, strict=True):
+                start, end = span or (value, value)
                 y = round(top + _LINE * (line + 0.5) / rows_here, 1)
                 parts.append(
                     f'<line x1="{x(100 * start)}" y1="{y}" x2="{x(100 * end)}" y2="{y}" '
@@ -193,6 +213,8 @@ def _mean(values: Sequence[float], sign: str = "") -> str:
 
 def _spread(gain: Gain) -> str:
     if len(gain.differences) == 1:
+        if gain.intervals[0] is None:
+            return ""
         low, high = gain.intervals[0]
         return f" [{100 * low:+.1f}, {100 * high:+.1f}]"
     low, high = min(gain.differences), max(gain.differences)

@@ -44,7 +44,8 @@ class Ablation(Strict):
         raw = copy.deepcopy(self.study)
         folder = self.out / variant / f"seed-{seed}"
         changes = {**self.variants[variant], "seed": seed, "out": str(folder)}
-        if raw.get("data", {}).get("reader") == "synthetic":
+        data = raw.get("data")
+        if isinstance(data, dict) and data.get("reader") == "synthetic":
             changes.setdefault("data.root", str(self.out / "scenes"))
         for dotted, value in changes.items():
             lay(raw, dotted, value)
@@ -91,11 +92,15 @@ def run_ablation(ablation: Ablation, only: Sequence[str] = ()) -> list[Row]:
     if unknown := [name for name in only if name not in ablation.variants]:
         raise UsageError("\n".join(unknown_name("variant", n, ablation.variants) for n in unknown))
     every = list(runs(ablation))
+    for _, run in every:
+        for stage in ledger(run).stages.values():
+            stage.inputs(run)  # what is wrong in the last variant is told before the first trains
     for number, (variant, run) in enumerate(every, 1):
         if only and variant not in only:
             continue
         say(f"== {number}/{len(every)}: {variant}, seed {run.study.seed}")
-        _adopt(run, [other for _, other in every if other is not run])
+        if rank() == 0:
+            _adopt(run, [other for _, other in every if other is not run])
         run_study(run)
         if rank() == 0:
             _write(ablation, every)
@@ -106,18 +111,21 @@ def _adopt(run: Run, others: Sequence[Run]) -> None:
     """Take over every finished stage that another run made from the same inputs."""
     book = ledger(run)
     finished = [other for other in others if (other.folder / "stages").is_dir()]
-    for stage in book.stages.values():
-        for other in finished:
-            if book.state(stage) == "done" or book.adopt(stage, other):
-                break
+    if not finished:
+        return
+    with run.locked():
+        for stage in book.stages.values():
+            for other in finished:
+                if book.state(stage) == "done" or book.adopt(stage, other):
+                    break
 
 
 def _write(ablation: Ablation, every: Sequence[tuple[str, Run]]) -> list[Row]:
     rows = []
     for variant, run in every:
-        path = run.folder / "results.jsonl"
-        if run.record("evaluate").get("finished") and path.exists():
-            for row in read_rows(path):
+        book = ledger(run)
+        if book.state(book.stages["evaluate"]) == "done":  # rows of other settings stay out
+            for row in read_rows(run.folder / "results.jsonl"):
                 rows.append(row | {"settings": row["settings"] | {"variant": variant}})
     write_rows(ablation.out / "results.jsonl", rows)
     write_ablation(ablation.out, rows, list(ablation.variants))

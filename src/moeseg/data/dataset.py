@@ -14,8 +14,16 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from moeseg.data.labels import ReadLabel
-from moeseg.data.pictures import Pixels, read_rgb, same_size
-from moeseg.data.transforms import Augment, Fit, augmented, fit_image, fit_label, unit_range
+from moeseg.data.pictures import Pixels, picture_size, read_rgb, same_size
+from moeseg.data.transforms import (
+    Augment,
+    Fit,
+    augmented,
+    fit_image,
+    fit_label,
+    fitted_extent,
+    unit_range,
+)
 from moeseg.errors import UsageError
 from moeseg.types import Frame, Size
 
@@ -52,6 +60,21 @@ class SegmentationDataset(Dataset[Item]):
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def extent(self, place: int) -> Size | None:
+        """Return the (H, W) that a frame's photo has in its item, at the upper left; None for all.
+
+        Raises:
+            DataError: the photo is missing or no picture.
+        """
+        if self.size is None or self.fit == "squeeze":
+            return None
+        found = fitted_extent(self.photo_size(place), self.size, self.fit)
+        return None if found == tuple(self.size) else found
+
+    def photo_size(self, place: int) -> Size:
+        """Return (H, W) of a frame's photo, without decoding it."""
+        return picture_size(self.frames[place].image)
 
     def __getitem__(self, index: int | tuple[int, int]) -> Item:
         """Load one frame.

@@ -25,6 +25,9 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 """What Pillow raises on files that are truncated, damaged or no pictures."""
 
 
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap H and W
+
+
 class MissingFile(DataError):  # noqa: N818 - a kind of DataError, named for what happened
     """A photo or label that a list names is not on disk."""
 
@@ -77,14 +80,20 @@ def read_single(path: Path) -> Pixels:
         return np.array(picture)
 
 
-def picture_size(path: Path) -> Size:
+def picture_size(path: Path, *, upright: bool = False) -> Size:
     """Return (H, W) from a picture's header, without decoding its pixels.
+
+    Args:
+        path: the file.
+        upright: as `read_rgb` turns it.
 
     Raises:
         DataError: the file is missing or no picture.
     """
     with _opened(path) as picture:
-        return picture.height, picture.width
+        size = picture.height, picture.width
+        turned = upright and picture.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+    return size[::-1] if turned else size
 
 
 def same_size(image: Pixels, label: Pixels, image_path: Path, label_path: Path) -> None:

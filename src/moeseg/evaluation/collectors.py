@@ -61,7 +61,7 @@ class Ground:
         frames: what is predicted, each once.
         blocks: of these frames.
         subsets: names and joins that get rows.
-        base: the keys that all rows share, without the model's own; see `rows.BASE_KEYS`.
+        bases: the keys that all rows of a model share, by its name; see `rows.BASE_KEYS`.
         experts: name of each expert that is a model of its own, by `id` of the expert.
         trained: the subset that each of these was trained on, by name, as far as it is known.
         folder: where files beside the rows go; None where there are none.
@@ -72,7 +72,7 @@ class Ground:
     frames: tuple[Frame, ...]
     blocks: Blocks
     subsets: tuple[str, ...]
-    base: Row
+    bases: Mapping[str, Row]
     experts: Mapping[int, str]
     trained: Mapping[str, str]
     folder: Path | None = None

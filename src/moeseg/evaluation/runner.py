@@ -46,15 +46,23 @@ def run_models(
     """
     distributed = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
-    mine = Subset(frames, list(range(rank, len(frames), world)))
+    places = list(range(rank, len(frames), world))
+    mine = Subset(frames, places)
+    extents = [frames.extent(place) for place in places]
     loader = DataLoader(mine, batch_size=batch_size, num_workers=workers)
     experts = unique_experts(models)
     with evaluating([model for model in models.values() if isinstance(model, nn.Module)]):
         for model in models.values():
             if isinstance(model, nn.Module):
                 model.to(device)
+        done = 0
         for images, label, keys in track(loader, "evaluating", len(loader)):
             size = (int(images.shape[-2]), int(images.shape[-1]))
+            of_batch = extents[done : done + len(images)]
+            done += len(images)
+            padded = None
+            if any(extent is not None for extent in of_batch):
+                padded = tuple(extent or size for extent in of_batch)
             images, label = images.to(device), label.to(device)
             outputs: dict[int, ExpertOutput] = {id(e): e.output(images) for e in experts}
             classes: dict[int, Tensor] = {}  # of experts, (B, H, W) each
@@ -72,7 +80,7 @@ def run_models(
                         if id(expert) not in classes:
                             classes[id(expert)] = class_ids(resize(output.logits, size))
                     each = torch.stack([classes[id(e)] for e in model.experts], 1)  # (B, E, H, W)
-                prediction = replace(prediction, ids=ids, expert_ids=each)
+                prediction = replace(prediction, ids=ids, expert_ids=each, extents=padded)
                 for collector in collectors[name]:
                     collector.update(prediction, label, keys)
     for several in collectors.values():

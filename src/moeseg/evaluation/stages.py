@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,19 @@ from moeseg.metrics import class_ids
 from moeseg.models import Expert, Model, load, read_info, referenced_experts, weights_digest
 from moeseg.run import Cost, Run, Stage
 from moeseg.training.cost import expected_seconds, planned_flops
+from moeseg.training.network_stages import model_info
 from moeseg.types import Frame, Row, Size
 
 
-def evaluation_stages(run: Run, measures: Mapping[str, Measure]) -> list[Stage]:
+def evaluation_stages(
+    run: Run, measures: Mapping[str, Measure], files: Callable[[Run], Sequence[Path]]
+) -> list[Stage]:
     """Return the stages that score the study's models.
 
     Args:
         run: the study.
         measures: what is measured beside mIoU, by name; a name is part of the fingerprint.
+        files: what the measures write beside their rows.
     """
     trained = [f"train-{name}" for name in run.study.networks()]
     made = [
@@ -51,7 +55,7 @@ def evaluation_stages(run: Run, measures: Mapping[str, Measure]) -> list[Stage]:
             name="evaluate",
             make=functools.partial(_make_rows, measures=tuple(measures.values())),
             inputs=lambda run: _inputs(run) | {"measures": sorted(measures)},
-            outputs=lambda run: [run.folder / "results.jsonl"],
+            outputs=lambda run: [run.folder / "results.jsonl", *files(run)],
             needs=tuple(made),
             cost=_cost,
         ),
@@ -111,6 +115,7 @@ def evaluate(
     frames: Sequence[Frame],
     subsets: Sequence[str],
     base: Row,
+    infos: Mapping[str, Mapping[str, Any]],
     measures: Sequence[Measure] = (),
     folder: Path | None = None,
 ) -> list[Row]:
@@ -122,26 +127,31 @@ def evaluate(
         frames: what is predicted, each once.
         subsets: subsets and joins of these frames that get a row of each model.
         base: keys of every row; see `rows.BASE_KEYS`. Its `size` is that of scoring.
+        infos: what each model was saved with; its seed and settings stand in its rows.
         measures: what is measured beside mIoU, in the same pass.
         folder: where measures put files beside their rows; None for none.
 
     Returns:
         Segmentation rows, then differences of mixtures to the others, then the measures' rows.
     """
+    bases = {
+        name: base
+        | {"architecture": architecture_name(model)}
+        | {key: infos[name][key] for key in ("seed", "settings") if key in infos[name]}
+        for name, model in models.items()
+    }
     ground = Ground(
         models=models,
         classes=run.catalogue.taxonomy.classes,
         frames=tuple(frames),
         blocks=Blocks.of(frames),
         subsets=tuple(subsets),
-        base=base,
+        bases=bases,
         experts={id(model): name for name, model in models.items() if isinstance(model, Expert)},
-        trained={
-            name: run.study.subset_of(name) for name in models if name in run.study.networks()
-        },
+        trained={name: str(infos[name]["subset"]) for name in models if "subset" in infos[name]},
         folder=folder,
     )
-    scored = {name: segmentation_collector(name, model, ground) for name, model in models.items()}
+    scored = {name: segmentation_collector(name, ground) for name in models}
     more = {
         name: [one for measure in measures for one in measure(name, model, ground)]
         for name, model in models.items()
@@ -159,10 +169,10 @@ def evaluate(
     return rows + [row for each in more.values() for one in each for row in one.rows()]
 
 
-def segmentation_collector(name: str, model: Model, ground: Ground) -> SegmentationCollector:
+def segmentation_collector(name: str, ground: Ground) -> SegmentationCollector:
     """Return the collector behind the table for one model."""
-    base = ground.base | {"architecture": architecture_name(model)}
-    return SegmentationCollector(name, ground.classes, ground.blocks, ground.subsets, base)
+    place = (ground.classes, ground.blocks, ground.subsets, ground.bases[name])
+    return SegmentationCollector(name, *place)
 
 
 def architecture_name(model: Model) -> str:
@@ -201,12 +211,14 @@ def _inputs(run: Run) -> dict[str, Any]:
 
 def _make_rows(run: Run, measures: Sequence[Measure]) -> None:
     base = row_base(run, run.eval_size, run.record("evaluate")["fingerprint"])
+    models = load_models(run)
     rows = evaluate(
-        load_models(run),
+        models,
         run,
         scored_frames(run),
         scored_subsets(run),
         base,
+        {name: model_info(run, name) for name in models},
         measures,
         run.folder / "insight",
     )
@@ -292,6 +304,7 @@ def evaluate_saved(
         UsageError: two folders of one name, or an unknown subset.
     """
     names = [folder.resolve().name for folder in folders]
+    infos = {name: read_info(folder) for name, folder in zip(names, folders, strict=True)}
     if len(set(names)) < len(names):
         raise UsageError(f"expected model folders of different names, got {', '.join(names)}")
     wanted = run.catalogue.taxonomy
@@ -304,6 +317,11 @@ def evaluate_saved(
                 f"{folder}: expected a model of the data's taxonomy {wanted.name} ({len(wanted)} "
                 f"classes), got {own.name} ({len(own)} classes); set data.taxonomy to the model's"
             )
+        if (fit := infos[name].get("fit", "pad")) != run.study.data.fit:
+            raise UsageError(
+                f"{folder}: data.fit: expected {fit!r}, as the model saw its training frames, got "
+                f"{run.study.data.fit!r}; score it with --set data.fit={fit}"
+            )
         models[name] = load(folder, shared=shared)
     frames = tuple(
         frame
@@ -315,7 +333,7 @@ def evaluate_saved(
         weights_digest(one) for folder in folders for one in (folder, *referenced_experts(folder))
     ]
     base = row_base(run, size, fingerprint([digests, run.frames_print(frames), size]))
-    return evaluate(models, run, frames, subsets, base, measures, out)
+    return evaluate(models, run, frames, subsets, base, infos, measures, out)
 
 
 def _common_size(folders: Sequence[Path]) -> Size:

@@ -179,7 +179,12 @@ class AgreementCollector:
         mask = agreement_mask(ids, expert_ids)
         values = mask.to(torch.int32).mul_(2).add_(ids == label)
         found = counts_by_label(values, label, len(self.classes), 2 * len(self.categories))
-        pixels = category_counts(mask, len(self.experts))
+        pixels = torch.cat(
+            [
+                category_counts(mask[(slice(i, i + 1), *prediction.inside(i))], len(self.experts))
+                for i in range(len(mask))
+            ]
+        )
         split = found.view(*found.shape[:2], -1, 2)  # (B, C, 2 * 2**E) -> (B, C, 2**E, 2)
         self.found.index_add_(0, units, split.cpu())
         self.pixels.index_add_(0, units, pixels.cpu())

@@ -170,7 +170,8 @@ class DetectorCollector:
                     (half[image] * BINS + _bin(doubt)).flatten(), minlength=3 * BINS
                 )
                 self.pixels[unit, score] += found[: 2 * BINS].view(2, BINS).cpu()
-                self.frames[unit, score, int(_bin(doubt.mean(dtype=torch.float64)))] += 1
+                mean = doubt[prediction.inside(image)].double().mean()
+                self.frames[unit, score, int(_bin(mean))] += 1
         self.images.index_add_(0, units, torch.ones_like(units))
 
     def sync(self) -> None:

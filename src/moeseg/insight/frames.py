@@ -25,9 +25,14 @@ from moeseg.insight.agreement import agreement_mask, category_counts, disagreeme
 from moeseg.insight.detectors import softmax_scores
 from moeseg.insight.routing import expert_confusions, frame_mious, leaders, routing_entropy
 from moeseg.metrics import confusion_per_image
-from moeseg.types import IGNORE, Frame, Prediction, Row
+from moeseg.types import Frame, Prediction, Row
 
 _RANKED = ("disagreement", "gate_uncertainty")
+
+
+def ranked_scores(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the scores that frames are ranked by: of all, then of each class."""
+    return (*_RANKED, *(f"disagreement_{name}" for name in classes))
 
 
 def contested(ids: Tensor, expert_ids: Tensor, num_classes: int) -> Tensor:
@@ -83,7 +88,7 @@ def frame_columns(experts: Sequence[str], classes: Sequence[str], *, labelled: b
         *(("miou", *(f"miou_{name}" for name in experts)) if labelled else ()),
         "preferred",
         *(("better",) if labelled else ()),
-        *(f"rank_{score}" for score in _RANKED),
+        *(f"rank_{score}" for score in ranked_scores(classes)),
     ]
 
 
@@ -106,8 +111,7 @@ class FrameCollector:
         classes: C class names, in id order.
         frames: all frames under evaluation, in the order they are predicted in.
         path: the CSV; its folder is made if missing.
-        labelled: False leaves out columns that need labels; a label then only says which pixels lie
-            inside the photo (0, at its upper left) and which are padding (255).
+        labelled: False leaves out columns that need labels.
     """
 
     def __init__(
@@ -194,10 +198,10 @@ class FrameCollector:
         if ids is None or expert_ids is None:
             raise RuntimeError(f"{self.model}: the prediction carries no classes")
         label = label.to(ids.device)
-        logits = one.logits
-        if not self.labelled:
-            height, width = (int((label[0] != IGNORE).any(dim=d).sum()) for d in (1, 0))
-            ids, expert_ids, logits = (t[..., :height, :width] for t in (ids, expert_ids, logits))
+        rows, columns = one.inside(0)
+        ids, expert_ids, logits, label = (
+            maps[..., rows, columns] for maps in (ids, expert_ids, one.logits, label)
+        )
         experts, classes = len(self.experts), len(self.classes)
         mask = agreement_mask(ids, expert_ids)  # (1, H, W)
         cases = category_counts(mask, experts)[0].tolist()  # 2**E
@@ -257,6 +261,7 @@ def _single(prediction: Prediction, number: int) -> Prediction:
         None if weights is None else weights[chosen],
         ids=None if ids is None else ids[chosen],
         expert_ids=None if each is None else each[chosen],
+        extents=None if prediction.extents is None else prediction.extents[chosen],
     )
 
 
@@ -275,8 +280,9 @@ def _join(parts: Sequence[Path], path: Path, columns: Sequence[str]) -> None:
 
     Rank r predicted the frames r, r + world, ...: taking a line of each in turn restores the order.
     """
-    found = columns[1 : -len(_RANKED)]
-    scores: dict[str, list[float | None]] = {name: [] for name in _RANKED}
+    ranked = [name.removeprefix("rank_") for name in columns if name.startswith("rank_")]
+    found = columns[1 : -len(ranked)]
+    scores: dict[str, list[float | None]] = {name: [] for name in ranked}
     for line in _in_turn(parts):
         for name, values in scores.items():
             text = line[found.index(name)]

@@ -227,9 +227,11 @@ class _Layer:
             agree = agreement_mask(ids, prediction.expert_ids)
             unlike = disagreement(agree, int(prediction.expert_ids.shape[1]))
             for number, key in enumerate(keys):
+                rows, columns = prediction.inside(number)
+                logits = prediction.logits[number][:, rows, columns]
                 values = {
-                    "disagreement": unlike[number].double().mean(),
-                    "entropy": softmax_scores(prediction.logits[number])[1].double().mean(),
+                    "disagreement": unlike[number][rows, columns].double().mean(),
+                    "entropy": softmax_scores(logits)[1].double().mean(),
                 }
                 if weights is not None:
                     self.columns = int(weights.shape[2])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from moeseg.evaluation.collectors import Collector, Ground
-from moeseg.evaluation.stages import architecture_name
 from moeseg.insight.agreement import MAX_EXPERTS, AgreementCollector
 from moeseg.insight.detectors import DetectorCollector
 from moeseg.insight.frames import FrameCollector
 from moeseg.insight.routing import OracleCollector, RoutingCollector
 from moeseg.models import Expert, Mixture, Model
 from moeseg.progress import say
+from moeseg.run import Run
 
 FRAMES = "frames.csv"
 
@@ -34,7 +35,7 @@ def insight_measures(name: str, model: Model, ground: Ground) -> Sequence[Collec
     if len(model.experts) > MAX_EXPERTS:
         say(f"{name}: agreement is told of up to {MAX_EXPERTS} experts, not {len(model.experts)}")
         return []
-    base = ground.base | {"architecture": architecture_name(model)}
+    base = ground.bases[name]
     place = (ground.classes, ground.blocks, ground.subsets, base)
     experts = expert_names(model, ground.experts)
     known = {short(own): subset for own, subset in ground.trained.items()}
@@ -49,6 +50,14 @@ def insight_measures(name: str, model: Model, ground: Ground) -> Sequence[Collec
     if name == _with_oracle(ground):
         found.append(OracleCollector(*place))
     return found
+
+
+def frames_files(run: Run) -> list[Path]:
+    """Return the files that these collectors write when a study is scored."""
+    if len(run.study.experts) > MAX_EXPERTS:
+        return []
+    fixed = [name for name in run.study.controls if name.startswith("mean-gate-")]
+    return [run.folder / "insight" / name / FRAMES for name in (*run.study.gated(), *fixed)]
 
 
 def expert_names(model: Model, known: Mapping[int, str]) -> tuple[str, ...]:

@@ -116,14 +116,15 @@ def insight_saved(
         UsageError: a single expert, or an unknown subset.
     """
     joined = open_joined(folder)
+    refuse_runs(out)
     folders = [*dict.fromkeys(referenced_experts(folder)), folder]
-    rows = evaluate_saved(run, folders, subsets, [insight_measures], out)
-    write_rows(out / ROWS, rows)
-    if not isinstance(joined.model, Mixture):
-        return rows
-    own = out / joined.name
-    (own / FRAMES).replace(out / FRAMES)
-    own.rmdir()
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".") as scratch:
+        rows = evaluate_saved(run, folders, subsets, [insight_measures], Path(scratch))
+        write_rows(out / ROWS, rows)
+        if not isinstance(joined.model, Mixture):
+            return rows
+        (Path(scratch) / joined.name / FRAMES).replace(out / FRAMES)
     frames = {f.key: f for f in run.catalogue.frames if f.split == run.study.eval.split}
     first = [frames[key] for key in ranked_keys(out / FRAMES, top)]
     if first:
@@ -131,6 +132,20 @@ def insight_saved(
         data = run.dataset(first, size=(height, width))
         draw(joined, data, out / SHEETS, run.catalogue.dataset, scheme=scheme, device=run.device)
     return rows
+
+
+def refuse_runs(out: Path) -> None:
+    """Make sure that a folder for results is not one of a run, whose own results it would replace.
+
+    Raises:
+        UsageError: it is, or lies in one.
+    """
+    for place in (out.resolve(), *out.resolve().parents):
+        if (place / "study.yaml").exists() and (place / "stages").is_dir():
+            raise UsageError(
+                f"--out: {out} belongs to the run in {place}, which keeps its own insight there: "
+                "name a folder outside of it"
+            )
 
 
 def ranked_keys(frames: Path, top: int) -> list[str]:

@@ -7,13 +7,13 @@ and predicted once more, for the report's explorer and as sheets.
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 from moeseg.evaluation.stages import load_models, scored_frames
+from moeseg.insight.agreement import MAX_EXPERTS
 from moeseg.insight.frames import read_frames
-from moeseg.insight.layers import INDEX, choose_frames, write_layers, write_sheets
+from moeseg.insight.layers import choose_frames, write_layers, write_sheets
 from moeseg.insight.measures import FRAMES
 from moeseg.insight.saved import SHEETS
 from moeseg.run import Cost, Run, Stage
@@ -22,20 +22,25 @@ from moeseg.training.cost import expected_seconds, planned_flops
 
 def insight_stages(run: Run) -> list[Stage]:
     """Return the stage that writes `insight/layers/clean` and `insight/overlays`, if wanted."""
-    if not run.study.insight.frames:
+    if not run.study.insight.frames or len(run.study.experts) > MAX_EXPERTS:
         return []
+    sheets = run.folder / "insight" / SHEETS
     layers = run.folder / "insight" / "layers" / "clean"
     return [
         Stage(
             name="insight",
             make=functools.partial(_make, layers=layers),
             inputs=_inputs,
-            outputs=lambda run: [layers / INDEX],
-            scratch=lambda run: [layers, run.folder / "insight" / SHEETS],
+            outputs=lambda run: [layers, *([sheets] if _draws(run) else [])],
             needs=("evaluate",),
             cost=_cost,
         )
     ]
+
+
+def _draws(run: Run) -> bool:
+    """Return whether there is a mixture over the study's own experts, whose agreement is drawn."""
+    return bool(run.study.mixtures) and run.study.gate.expert_batchnorm == "hold"
 
 
 def _inputs(run: Run) -> dict[str, Any]:
@@ -53,11 +58,9 @@ def _make(run: Run, layers: Path) -> None:
         batch_size=run.study.eval.batch_size,
         device=run.device,
     )
-    # a mixture whose experts adapted holds other experts than the study's: no agreement to draw
-    drawn = json.loads((layers / INDEX).read_text(encoding="utf-8"))["mixtures"]
-    if own := [name for name in run.study.mixtures if name in drawn]:
+    if _draws(run):
         sheets = run.folder / "insight" / SHEETS
-        write_sheets(layers, own[-1], sheets, scheme=run.study.insight.colours)
+        write_sheets(layers, [*run.study.mixtures][-1], sheets, scheme=run.study.insight.colours)
 
 
 def _disagreement(run: Run) -> dict[str, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moeseg.data import SegmentationDataset, fit_image, fit_label, read_rgb
+from moeseg.data import SegmentationDataset, fit_image, read_rgb
 from moeseg.data.pictures import Pixels, picture_size
 from moeseg.data.transforms import unit_range
 from moeseg.errors import DataError
@@ -17,7 +17,7 @@ from moeseg.files import replacing
 from moeseg.insight.frames import FrameCollector, read_frames
 from moeseg.insight.measures import FRAMES
 from moeseg.insight.overlay import Scheme
-from moeseg.insight.saved import SHEETS, draw, open_joined, ranked_keys
+from moeseg.insight.saved import SHEETS, draw, open_joined, ranked_keys, refuse_runs
 from moeseg.types import Frame, Size
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -26,19 +26,20 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 class Photos(SegmentationDataset):
     """Photos without labels, upright, brought to a size as the model's training frames were.
 
-    Items are image (3, H, W) in [0, 1], a label (H, W) that is 0 inside the photo and 255 in the
-    padding, and the key.
+    Items are image (3, H, W) in [0, 1], a label (H, W) of zeros that means nothing, and the key.
     """
+
+    def photo_size(self, place: int) -> Size:
+        """Return (H, W) of a photo as it is turned upright."""
+        return picture_size(self.frames[place].image, upright=True)
 
     def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, Tensor, str]:
         """Load a photo; raise DataError if that cannot be done."""
         frame = self.frames[index if isinstance(index, int) else index[0]]
-        pixels = torch.from_numpy(read_rgb(frame.image, upright=True)).permute(2, 0, 1)
-        inside = torch.zeros(pixels.shape[1:], dtype=torch.uint8)
-        if self.size is None:
-            return unit_range(pixels), inside, frame.key
-        image = fit_image(pixels, self.size, self.fit)
-        return unit_range(image), fit_label(inside, self.size, self.fit), frame.key
+        image = torch.from_numpy(read_rgb(frame.image, upright=True)).permute(2, 0, 1)
+        if self.size is not None:
+            image = fit_image(image, self.size, self.fit)
+        return unit_range(image), torch.zeros(image.shape[1:], dtype=torch.uint8), frame.key
 
 
 def rank_photos(
@@ -71,6 +72,7 @@ def rank_photos(
         DataError: no photos, or one that cannot be read; nothing is written then.
     """
     joined = open_joined(model)
+    refuse_runs(out)
     frames = find_photos(photos, out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     data = Photos(frames, _no_label, size or joined.size, fit=joined.fit)

@@ -100,6 +100,7 @@ def import_files(
             "model was trained on."
         )
     info: dict[str, Any] = {"name": out.name, "imported": [file.name for file in files]}
+    info["fit"] = "squeeze"  # the original knows no other way
     if taxonomy is not None:
         info["taxonomy"] = taxonomy.to_json()
     if input_size is not None:

@@ -123,6 +123,11 @@ class Gate(nn.Module):
             )
 
 
+# a step of an optimizer moves a constant gate as far as it moves the output of a gate with many
+# weights; without it, the control would be far from its optimum when the others are near theirs
+_SCALE = 30.0
+
+
 class ConstantGate(nn.Module):
     """One learned weight of each expert, or each expert and class, whatever the image: a control.
 
@@ -142,11 +147,11 @@ class ConstantGate(nn.Module):
         self.columns = columns
         if weights is None:
             weights = torch.ones(len(self.channels), columns)
-        self.logits = nn.Parameter(weights.clamp(min=1e-30).log())
+        self.logits = nn.Parameter(weights.clamp(min=1e-30).log() / _SCALE)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return the weights (B, E, K) for maps (B, F, h, w), of which only B counts."""
-        weights: Tensor = self.logits.softmax(dim=0)
+        weights: Tensor = (self.logits * _SCALE).softmax(dim=0)
         return weights.expand(len(features[0]), -1, -1)  # (E, K) -> (B, E, K)
 
 

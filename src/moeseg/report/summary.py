@@ -81,7 +81,9 @@ def _trained(study: Study | None, scored: Sequence[Row]) -> list[tuple[str, str]
     text = f"Networks{' (' + words(of_networks) + ')' if of_networks else ''} at {height} x {width}"
     text += f" pixels on {study.data.reader} data, seed {study.seed}: {words(trained)}."
     if study.mixtures:
-        text += f" Over the experts, kept as they are: {words(list(study.mixtures))}."
+        adapt = study.gate.expert_batchnorm == "adapt"
+        how = "each with experts whose BatchNorm adapted" if adapt else "kept as they are"
+        text += f" Over the experts, {how}: {words(list(study.mixtures))}."
     if study.ensembles:
         text += f" Without training: {words([f'ensemble-{rule}' for rule in study.ensembles])}."
     return [("", text)]

@@ -15,11 +15,11 @@ from moeseg.types import Frame
 def network_frames(run: Run, network: str) -> tuple[Frame, ...]:
     """Return the training frames of an expert or the baseline.
 
-    With `gate.frames: heldout` the experts (not the baseline, which has no gate) go without the
+    With `gate.frames: heldout` the experts (not the baselines, which have no gate) go without the
     part that the gates are fitted on.
     """
     frames = run.frames(run.study.subset_of(network), "train")
-    if run.study.gate.frames == "train" or network == "baseline":
+    if run.study.gate.frames == "train" or not network.startswith("expert-"):
         return frames
     held = {frame.key for frame in gate_frames(run)}
     return tuple(frame for frame in frames if frame.key not in held)

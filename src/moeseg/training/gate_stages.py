@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from moeseg.config import SECOND
+from moeseg.errors import UsageError
 from moeseg.files import remove
 from moeseg.models import (
     Expert,
@@ -47,6 +48,9 @@ from moeseg.training.network_stages import (
 )
 from moeseg.types import Frame
 
+_MERGED_BATCH = 16
+"""Frames whose statistics the merged expert's BatchNorm averages, whatever it was trained with."""
+
 
 def gate_stages(run: Run) -> list[Stage]:
     """Return the stages that make every model with a gate, and the other controls."""
@@ -82,7 +86,7 @@ def gate_stages(run: Run) -> list[Stage]:
             Stage(
                 name="controls",
                 make=_make_controls,
-                inputs=lambda run: [*made, data_inputs(run)],
+                inputs=_controls_inputs,
                 outputs=lambda run: [run.model(name) for name in made],
                 needs=(*networks, *(stage.name for stage in stages)),
                 cost=_controls_cost,
@@ -94,6 +98,22 @@ def gate_stages(run: Run) -> list[Stage]:
 def _made_controls(run: Run) -> list[str]:
     """Return the controls that are made from trained models, not fitted with the gates."""
     return [name for name in run.study.controls if name not in run.study.gated()]
+
+
+def _controls_inputs(run: Run) -> dict[str, Any]:
+    if "merged" in run.study.controls:
+        names = [f"expert-{name}" for name in run.study.experts]
+        kinds = {run.study.architecture_of(name).model_dump_json() for name in names}
+        if len(kinds) > 1:
+            raise UsageError(
+                "controls: `merged` averages weights and needs experts of one architecture, got "
+                f"{len(kinds)}; take it off the list"
+            )
+    return {
+        "controls": _made_controls(run),
+        "train": run.frames_print(run.frames(run.study.joined, "train")),
+        **data_inputs(run),
+    }
 
 
 def _live(run: Run) -> bool:
@@ -110,17 +130,23 @@ def _frozen_experts(run: Run) -> list[Expert]:
 
 
 def _cache_outputs(run: Run) -> list[Path]:
-    return [run.folder / "cache" / part / "layout.json" for part in _cache_parts(run)]
+    return [run.folder / "cache" / part for part in _cache_parts(run)]
 
 
 def _cache_inputs(run: Run) -> dict[str, Any]:
     gate = run.study.gate
     if gate.pixels == "all":
         _cache_layouts(run)  # a cache over the limit is told before the experts are trained
+    kept = gate.cache.model_dump(exclude_defaults=True) | {"format": FORMAT}
+    return _shown(run) | {"cache": kept}
+
+
+def _shown(run: Run) -> dict[str, Any]:
+    """Return what gates are shown, from a cache or live."""
+    gate = run.study.gate
     return {
         "train": run.frames_print(gate_frames(run)),
         "val": run.frames_print(run.validation_frames(run.study.joined)),
-        "cache": gate.cache.model_dump(exclude_defaults=True) | {"format": FORMAT},
         "flip": run.study.data.augment.flip,
         "pixels": gate.pixels,
         "conv": any(mixture.conv for mixture in run.study.gated().values()),
@@ -173,11 +199,14 @@ def _cache_layouts(run: Run) -> list[CacheLayout]:
 
 def _cache_cost(run: Run) -> Cost:
     layouts = _cache_layouts(run)
-    flops = sum(flops_of(run, f"expert-{name}") for name in run.study.experts)
     images = sum(layout.records for layout in layouts)
-    return Cost(
-        expected_seconds(flops * images, run.device), sum(layout.bytes for layout in layouts)
-    )
+    return Cost(_forward_seconds(run, images), sum(layout.bytes for layout in layouts))
+
+
+def _forward_seconds(run: Run, images: int) -> float:
+    """Return how long all experts take over so many images."""
+    flops = sum(flops_of(run, f"expert-{name}") for name in run.study.experts)
+    return expected_seconds(flops * images, run.device)
 
 
 def _gate_inputs(run: Run) -> dict[str, Any]:
@@ -190,7 +219,7 @@ def _gate_inputs(run: Run) -> dict[str, Any]:
     weighting = run.study.training.model_dump(
         include={"class_weights", "miou_classes"}, exclude_defaults=True
     )
-    return {"gate": gate, "mixtures": mixtures} | weighting | _cache_inputs(run) | data_inputs(run)
+    return {"gate": gate, "mixtures": mixtures} | weighting | _shown(run) | data_inputs(run)
 
 
 def _gate_source(run: Run, part: str, experts: Sequence[Expert]) -> GateSource | None:
@@ -283,7 +312,7 @@ def _make_controls(run: Run) -> None:
             reestimate_batchnorm(
                 merged.to(run.device),
                 run.training_dataset(run.frames(run.study.joined, "train")),
-                batch_size=run.study.training.batch_size,
+                batch_size=_MERGED_BATCH,
                 workers=run.study.data.workers,
             )
             save(merged.cpu(), run.model(name), info=model_info(run, name))
@@ -311,8 +340,7 @@ def _controls_cost(run: Run) -> Cost:
     made = _made_controls(run)
     passes = sum(name == "merged" or (name != "two-seed" and _live(run)) for name in made)
     frames = passes * len(run.frames(run.study.joined, "train"))
-    flops = sum(flops_of(run, f"expert-{name}") for name in run.study.experts)
-    return Cost(expected_seconds(flops * frames, run.device), 0.0)
+    return Cost(_forward_seconds(run, frames), 0.0)
 
 
 def _gate_cost(run: Run) -> Cost:
@@ -321,5 +349,5 @@ def _gate_cost(run: Run) -> Cost:
     seconds = 2e-3 * gates * images  # a sampled step hardly depends on the size
     if _live(run) or run.study.gate.pixels == "all":
         alone = run.study.gate.expert_batchnorm == "adapt"
-        seconds += _cache_cost(run).seconds * run.study.gate.epochs * (gates if alone else 1)
+        seconds += _forward_seconds(run, images) * (gates if alone else 1)
     return Cost(seconds, 0.0)

@@ -69,6 +69,8 @@ def model_info(run: Run, name: str) -> dict[str, Any]:
         "study": run.study.name,
         "seed": run.study.seed_of(name) if name in run.study.networks() else run.study.seed,
         "fit": run.study.data.fit,
+        "settings": run.study.habits(),
+        **({"subset": run.study.subset_of(name)} if name in run.study.networks() else {}),
     }
 
 
