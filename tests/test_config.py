@@ -87,7 +87,7 @@ def test_controls_are_models_with_what_they_stand_on() -> None:
     for baseline in (None, given):
         text = complaint(changed(controls=["two-seed"], baseline=baseline))
         assert "needs a baseline that is trained" in text
-    alone = {"highway": {}}
+    alone: dict[str, object] = {"highway": {}}
     text = complaint(changed(controls=["constant"], experts=alone, ensembles=[]))
     assert "controls need two or more experts" in text
 
