@@ -19,7 +19,7 @@ from moeseg import cli
 from moeseg.config import load_study
 from moeseg.data import read_a2d2
 from moeseg.evaluation.rows import read_rows
-from moeseg.models import build_expert, read_info, save
+from moeseg.models import build_expert, load, read_info, save
 from moeseg.run import Run
 from moeseg.study import run_study
 from tiny import SIZE, study_settings, write_data, write_study
@@ -106,8 +106,11 @@ def test_table_joins_the_rows_of_several_runs(
     files = []
     for seed in (1, 2):
         files.append(tmp_path / f"{seed}.jsonl")
-        place = ("--data", data_of(study_run), "--set", f"seed={seed}", "--out", files[-1])
-        code, _, err = moeseg("evaluate", study_run.model("expert-day"), *place, "--subset", "day")
+        model = tmp_path / str(seed) / "expert-day"
+        info = read_info(study_run.model("expert-day")) | {"seed": seed}
+        save(load(study_run.model("expert-day")), model, info=info)
+        place = ("--data", data_of(study_run), "--out", files[-1])
+        code, _, err = moeseg("evaluate", model, *place, "--subset", "day")
         assert code == 0, err
     code, out, err = moeseg("table", *files, "--out", tmp_path / "joined")
     assert code == 0, err

@@ -32,6 +32,7 @@ import contracts_data
 import tiny
 from contracts import ExpertContract, GateContract
 from contracts_data import FAKE_SIZE, DatasetContract, random_ids, random_photo
+from moeseg.ablation import load_ablation
 from moeseg.cli import app
 from moeseg.config import GateConfig, load_study
 from moeseg.data import Catalogue, SegmentationDataset, Taxonomy, check, read_manifest, write_png
@@ -257,7 +258,8 @@ def test_every_setting_of_the_documents_commands_is_one(tmp_path: Path) -> None:
         file = REPO / named[0] if named and named[0].startswith("configs/") else None
         if file is None:
             continue
-        load_study(file, overrides)
+        load = load_ablation if words[0] == "ablation" else load_study
+        load(file, overrides)
         assert page.exists()
         checked += 1
     assert checked > 10

@@ -112,6 +112,7 @@ def test_a_frame_by_hand(tmp_path: Path) -> None:
         "better": "a",
         "rank_disagreement": "1",
         "rank_gate_uncertainty": "1",
+        **{f"rank_disagreement_{name}": "1" for name in CLASSES},
     }
 
 
@@ -194,10 +195,10 @@ def test_an_ensemble_has_no_weights_and_no_labels_leave_out_columns(tmp_path: Pa
     listed = frames()[:2]
     path = tmp_path / "frames.csv"
     collector = FrameCollector("e", EXPERTS, CLASSES, listed, path, labelled=False)
-    inside = torch.full((2, *SIZE), 255, dtype=torch.uint8)
-    inside[0] = 0
-    inside[1, :3, :4] = 0  # the second photo is padded: only a quarter of the frame is photo
-    collector.update(whole, inside, [frame.key for frame in listed])
+    # the second photo is padded: only a quarter of the frame is photo
+    padded = replace(whole, extents=(SIZE, (3, 4)))
+    nothing = torch.zeros(2, *SIZE, dtype=torch.uint8)
+    collector.update(padded, nothing, [frame.key for frame in listed])
     collector.sync()
     first, second = read_frames(path)
     assert (first["gate_uncertainty"], first["weight_urban"], first["preferred"]) == ("", "", "")

@@ -84,7 +84,7 @@ def test_names_and_training_subsets_reach_the_collectors(tmp_path: Path) -> None
     (lines,) = (c for c in found if isinstance(c, FrameCollector))
     assert routing.experts == lines.experts == ("dusk", "day")
     assert routing.trained == {"day": {"day"}, "dusk": {"dusk"}}
-    assert routing.base["architecture"] == "tiny:TinyExpert"
+    assert routing.base["architecture"] == BASE["architecture"]
     assert lines.path == tmp_path / "moe-turned" / "frames.csv"
     first = insight_measures("ensemble-mean", scored["ensemble-mean"], on)
     assert any(isinstance(c, OracleCollector) for c in first)

@@ -55,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     info = {"taxonomy": taxonomy.to_json(), "size": list(SIZE), "fit": "pad"}
     experts = {f"expert-{name}": tiny_expert(n) for n, name in enumerate(("day", "dusk"))}
     for name, expert in experts.items():
-        save(expert, folder / "models" / name, info=info)
+        save(expert, folder / "models" / name, info=info | {"subset": name[len("expert-") :]})
     paths = [folder / "models" / name for name in experts]
     pair = list(experts.values())
     generator = torch.Generator().manual_seed(0)

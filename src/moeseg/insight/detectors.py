@@ -255,7 +255,7 @@ def _row(
         "aupr": _number(aupr(*total)),
         "fpr95": _number(fpr_at_tpr(*total)),
         "aurc": _number(aurc(*total)),
-        "error_bound": 0.0 if exact and count else _number(auroc_bound(*total)),
+        "error_bound": _number(auroc_bound(*total) * (not exact)),
         "ci95": None if few else interval(resample_auroc(*units)),
         "aurc_ci95": None if few else interval(resample_aurc(*units)),
         "risk": _curve(risk_at(*total, np.linspace(0.0, 1.0, 101))),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from moeseg.errors import MoesegError, UsageError
 from moeseg.evaluation.predict import model_taxonomy
 from moeseg.evaluation.rows import write_rows
 from moeseg.evaluation.stages import evaluate_saved
+from moeseg.files import replacing
 from moeseg.insight.frames import read_frames
 from moeseg.insight.layers import write_layers, write_sheets
 from moeseg.insight.measures import FRAMES, expert_names, insight_measures
@@ -118,13 +120,13 @@ def insight_saved(
     joined = open_joined(folder)
     refuse_runs(out)
     folders = [*dict.fromkeys(referenced_experts(folder)), folder]
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".") as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         rows = evaluate_saved(run, folders, subsets, [insight_measures], Path(scratch))
         write_rows(out / ROWS, rows)
         if not isinstance(joined.model, Mixture):
             return rows
-        (Path(scratch) / joined.name / FRAMES).replace(out / FRAMES)
+        with replacing(out / FRAMES) as unfinished:
+            shutil.copyfile(Path(scratch) / joined.name / FRAMES, unfinished)
     frames = {f.key: f for f in run.catalogue.frames if f.split == run.study.eval.split}
     first = [frames[key] for key in ranked_keys(out / FRAMES, top)]
     if first:

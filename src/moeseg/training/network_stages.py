@@ -139,6 +139,7 @@ def _network_inputs(run: Run, network: str) -> dict[str, Any]:
             "seed": run.study.seed_of(network),
             **data_inputs(run),
         }
+    train = network_frames(run, network)  # a wrong name is told before missing validation frames
     val = run.validation_frames(run.study.subset_of(network))
     check_choice(run.study.training_of(network), len(val))
     # a GPU trains the same network; more processes make larger steps, so they count
@@ -148,7 +149,7 @@ def _network_inputs(run: Run, network: str) -> dict[str, Any]:
     return {
         "architecture": architecture,
         "training": training,
-        "train": run.frames_print(network_frames(run, network)),
+        "train": run.frames_print(train),
         "val": run.frames_print(val),
         "seed": run.study.seed_of(network),
         **data_inputs(run),
