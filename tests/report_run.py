@@ -97,7 +97,8 @@ def detector(model: str, subset: str, score: str, task: str) -> Row:
     risk = [None, *(round(0.3 * float(x) ** strength, 4) for x in xs[1:])]
     return base("detector", model, subset) | {
         "score": score, "task": task, "positives": 0.2, "auroc": auroc, "aupr": 0.4, "fpr95": 0.5,
-        "aurc": 0.1, "error_bound": 1e-5, "aurc_ci95": [0.08, 0.12], "risk": risk, "roc": roc,
+        "aurc": 0.1, "error_bound": 1e-5, "aurc_ci95": [0.08, 0.12],
+        "aupr_ci95": [0.3, 0.5], "fpr95_ci95": [0.1, 0.4], "risk": risk, "roc": roc,
         **around(auroc),
     }  # fmt: skip
 

@@ -135,6 +135,9 @@ def test_wrong_pixels_against_scikit_learn(columns: int) -> None:
         assert abs(row["auroc"] - roc_auc_score(wrong, raw)) <= row["error_bound"] + 2e-3
         assert row["aupr"] == pytest.approx(average_precision_score(wrong, binned), abs=2e-3)
         assert row["ci95"][0] < row["auroc"] < row["ci95"][1]
+        for key in ("aupr", "fpr95", "aurc"):
+            low, high = row[f"{key}_ci95"]
+            assert 0 <= low <= high <= 1
         assert row["aurc_ci95"][0] < row["aurc"] < row["aurc_ci95"][1]
         assert (row["ci_unit"], row["ci_units"]) == ("block", 20 if "+" in row["subset"] else 10)
         assert len(row["risk"]) == len(row["roc"][0]) == len(row["roc"][1]) == 101
@@ -236,14 +239,18 @@ def test_nothing_labelled_and_nothing_wrong() -> None:
     whole, label = prediction(42), labels(42)
     ignored = filled(whole, torch.full_like(label, 255))
     row = ignored[0]
-    empty = ("positives", "auroc", "aupr", "fpr95", "aurc", "error_bound", "ci95", "aurc_ci95")
-    assert [row[key] for key in empty] == [None] * 8
+    empty = (
+        *("positives", "auroc", "aupr", "fpr95", "aurc", "error_bound"),
+        *("ci95", "aupr_ci95", "fpr95_ci95", "aurc_ci95"),
+    )
+    assert [row[key] for key in empty] == [None] * 10
     assert row["risk"] == [None] * 101
     assert row["roc"] == [[None] * 101] * 2
     assert ignored[-1]["auroc"] is not None  # frames need no label
     assert whole.ids is not None
     perfect = filled(whole, whole.ids.to(torch.uint8))[0]
-    assert [perfect[key] for key in empty] == [0.0, None, None, None, 0.0, None, None, [0.0, 0.0]]
+    known = {"positives": 0.0, "aurc": 0.0, "aurc_ci95": [0.0, 0.0]}
+    assert {key: perfect[key] for key in empty} == dict.fromkeys(empty) | known
     assert perfect["risk"] == [None, *[0.0] * 100]
 
 

@@ -15,8 +15,8 @@ from moeseg.insight.histograms import (
     auroc,
     auroc_bound,
     fpr_at_tpr,
-    resample_aurc,
     resample_auroc,
+    resample_curves,
     risk_at,
     roc,
 )
@@ -158,18 +158,22 @@ def test_resamples_are_readings_of_sums() -> None:
     drawn, other_drawn = resample_counts(6, draws=300), resample_counts(9, draws=300, seed=1)
     for negatives, of in ((n, drawn), (others, other_drawn)):
         curves = resample_auroc(p, negatives, drawn, of)
-        areas = resample_aurc(p, negatives, drawn, of)
-        assert curves.shape == areas.shape == (300,)
+        precisions, alarms, areas = resample_curves(p, negatives, drawn, of)
+        assert curves.shape == precisions.shape == alarms.shape == areas.shape == (300,)
         for row in (0, 1, 127, 128, 299):
             sums = drawn[row] @ p, of[row] @ negatives
             assert curves[row] == pytest.approx(auroc(*sums), abs=1e-12)
             assert areas[row] == pytest.approx(aurc(*sums), abs=1e-12)
+            assert precisions[row] == pytest.approx(aupr(*sums), abs=1e-12)
+            assert alarms[row] == pytest.approx(fpr_at_tpr(*sums), abs=1e-12)
 
 
 def test_resamples_without_positives_are_nan() -> None:
     p, n = np.array([[0, 0], [0, 3]]), np.array([[4, 1], [2, 2]])
     drawn = np.array([[2, 0], [1, 1]])
     assert np.isnan(resample_auroc(p, n, drawn, drawn)).tolist() == [True, False]
-    assert not np.isnan(resample_aurc(p, n, drawn, drawn)).any()
+    precisions, alarms, areas = resample_curves(p, n, drawn, drawn)
+    assert np.isnan(precisions).tolist() == np.isnan(alarms).tolist() == [True, False]
+    assert not np.isnan(areas).any()
     nothing = np.zeros((2, 2), np.int64)
-    assert np.isnan(resample_aurc(nothing, nothing, drawn, drawn)).all()
+    assert np.isnan(resample_curves(nothing, nothing, drawn, drawn)).all()

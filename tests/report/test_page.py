@@ -21,7 +21,15 @@ from report_run import CLASSES, MIXTURES, MODELS, SUBSETS, rows, write_layers, w
 
 NULLABLE = (
     *("miou", "difference", "ci95", "right", "right_ci95", "auroc", "aupr", "fpr95", "aurc"),
-    *("aurc_ci95", "error_bound", "positives", "prefers_better", "oracle_lost"),
+    *(
+        "aurc_ci95",
+        "aupr_ci95",
+        "fpr95_ci95",
+        "error_bound",
+        "positives",
+        "prefers_better",
+        "oracle_lost",
+    ),
     *("subset_accuracy", "collapsed"),
 )
 VOID = {"meta", "input", "img", "link", "br", "hr"}

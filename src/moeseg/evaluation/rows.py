@@ -68,6 +68,8 @@ METRIC_KEYS: dict[str, tuple[str, ...]] = {
         "aurc",
         "error_bound",
         "ci95",
+        "aupr_ci95",
+        "fpr95_ci95",
         "aurc_ci95",
         "ci_unit",
         "ci_units",

@@ -39,8 +39,8 @@ from moeseg.insight.histograms import (
     auroc,
     auroc_bound,
     fpr_at_tpr,
-    resample_aurc,
     resample_auroc,
+    resample_curves,
     risk_at,
     roc,
 )
@@ -249,6 +249,8 @@ def _row(
     few = min(len(positives), len(negatives)) < 2
     total = (positives.sum(0), negatives.sum(0))  # (N,) each
     count = int(total[0].sum() + total[1].sum())
+    names = ("aupr_ci95", "fpr95_ci95", "aurc_ci95")
+    spans = [None] * 3 if few else [interval(values) for values in resample_curves(*units)]
     row = head | {
         "positives": int(total[0].sum()) / count if count else None,
         "auroc": _number(auroc(*total)),
@@ -257,7 +259,7 @@ def _row(
         "aurc": _number(aurc(*total)),
         "error_bound": _number(auroc_bound(*total) * (not exact)),
         "ci95": None if few else interval(resample_auroc(*units)),
-        "aurc_ci95": None if few else interval(resample_aurc(*units)),
+        **dict(zip(names, spans, strict=True)),
         "risk": _curve(risk_at(*total, np.linspace(0.0, 1.0, 101))),
         "roc": [_curve(axis) for axis in roc(*total)],
     }

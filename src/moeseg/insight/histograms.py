@@ -180,23 +180,29 @@ def resample_auroc(
     return _ratio(ordered, (of_p @ p.sum(-1)) * (of_n @ n.sum(-1)))
 
 
-def resample_aurc(
+def resample_curves(
     positives: ArrayLike, negatives: ArrayLike, drawn: ArrayLike, drawn_negatives: ArrayLike
-) -> Floats:
-    """Return the area under risk and coverage of every resample; arguments as `resample_auroc`.
+) -> tuple[Floats, Floats, Floats]:
+    """Return AUPR, FPR at 95 % TPR, and AURC of every resample; arguments as `resample_auroc`.
 
     Returns:
-        (R,) in 0..1; NaN for a resample that counts nothing.
+        Three of (R,); NaN where a resample counts nothing, or none of what the reading needs.
     """
     p, n = np.asarray(positives, dtype=np.float64), np.asarray(negatives, dtype=np.float64)
     of_p, of_n = np.asarray(drawn, np.float64), np.asarray(drawn_negatives, np.float64)
     used = (p.sum(0) + n.sum(0)) > 0
     if not used.any():
-        return np.full(len(of_p), np.nan)
+        nothing = np.full(len(of_p), np.nan)
+        return nothing, nothing, nothing
     p, n = p[:, used], n[:, used]
-    chunks = [slice(start, start + CHUNK) for start in range(0, len(of_p), CHUNK)]
-    # (R, G) @ (G, N) -> (R, N), some rows at a time
-    return np.concatenate([aurc(of_p[rows] @ p, of_n[rows] @ n) for rows in chunks])
+    read: list[list[Floats]] = [[], [], []]
+    for start in range(0, len(of_p), CHUNK):
+        rows = slice(start, start + CHUNK)
+        sums = of_p[rows] @ p, of_n[rows] @ n  # (R, G) @ (G, N) -> (R, N), some rows at a time
+        for values, reading in zip(read, (aupr, fpr_at_tpr, aurc), strict=True):
+            values.append(reading(*sums))
+    pr, fpr, area = (np.concatenate(values) for values in read)
+    return pr, fpr, area
 
 
 def _counts(positives: ArrayLike, negatives: ArrayLike) -> tuple[Floats, Floats]:

@@ -112,9 +112,9 @@ def _detector_table(rows: Sequence[Row]) -> Table:
             row["score"],
             number(row["auroc"]) + bracket(row["ci95"]),
             "-" if row["error_bound"] is None else f"{row['error_bound']:.0e}",
-            number(row["aupr"]),
+            number(row["aupr"]) + bracket(row["aupr_ci95"]),
             number(row["positives"]),
-            number(row["fpr95"]),
+            number(row["fpr95"]) + bracket(row["fpr95_ci95"]),
             number(row["aurc"]) + bracket(row["aurc_ci95"]),
         )
         for row in rows
