@@ -25,7 +25,6 @@ from moeseg.evaluation.rows import read_rows, validate_row
 from moeseg.evaluation.stages import (
     evaluate_saved,
     load_models,
-    model_names,
     scored_frames,
 )
 from moeseg.models import Gate, Mixture
@@ -78,7 +77,7 @@ def test_every_model_has_a_row_on_every_subset(finished: Run) -> None:
         "moe-simple",
         "moe-classwise-conv",
     ]
-    assert model_names(finished) == names
+    assert finished.study.model_names() == names
     assert found == {(name, s) for name in names for s in ("day", "dusk", "day+dusk")}
     images = {row["subset"]: row["images"] for row in rows}
     assert images == {"day": 4, "dusk": 4, "day+dusk": 8}
@@ -247,7 +246,7 @@ def test_a_killed_run_goes_on_and_ends_at_the_same_weights(finished: Run, tmp_pa
     assert states(run)["train-baseline"] == "done"
     assert states(run)["gates"] == "missing"
     run_study(run)
-    for name in model_names(run):
+    for name in run.study.model_names():
         ours = moeseg.load(run.model(name)).state_dict()  # type: ignore[operator]
         theirs = moeseg.load(finished.model(name)).state_dict()  # type: ignore[operator]
         assert all(torch.equal(value, theirs[key]) for key, value in ours.items()), name
@@ -499,7 +498,7 @@ def test_a_study_ends_with_insight_and_a_report(finished: Run) -> None:
     assert {row["model"] for row in rows} >= {"oracle-image", "oracle-pixel"}
     insight = finished.folder / "insight"
     index = json.loads((insight / "layers" / "clean" / "index.json").read_text())
-    assert index["models"] == model_names(finished)
+    assert index["models"] == finished.study.model_names()
     assert len(index["frames"]) == 8  # of 12 wanted of each subset
     assert len(list((insight / "overlays").iterdir())) == 8
     for mixture in finished.study.mixtures:
@@ -677,7 +676,7 @@ def test_shipped_study_files_run_on_tiny_data(path: Path, tmp_path: Path) -> Non
     run_study(run)
     rows = read_rows(run.folder / "results.jsonl")
     scored = {row["model"] for row in rows if row["kind"] == "segmentation"}
-    assert scored - {"oracle-image", "oracle-pixel"} == set(model_names(run))
+    assert scored - {"oracle-image", "oracle-pixel"} == set(run.study.model_names())
     if study.published:
         assert "published" in (run.folder / "table.md").read_text().lower()
 

@@ -368,6 +368,11 @@ class Study(Strict):
             networks[SECOND] = self.baseline
         return networks | {f"expert-{name}": expert for name, expert in self.experts.items()}
 
+    def model_names(self) -> list[str]:
+        """Return every model of the study, in the table's order."""
+        ensembles = [f"ensemble-{rule}" for rule in self.ensembles]
+        return [*self.networks(), *ensembles, *self.mixtures, *self.controls]
+
     def gated(self) -> dict[str, MixtureConfig]:
         """Return every model whose gate is fitted, by model name: mixtures, then controls."""
         controls = [name for name in self.controls if name in GATE_CONTROLS]

@@ -235,7 +235,7 @@ def test_a_run_with_no_row_at_all(run: Path) -> None:
     shutil.rmtree(run / "insight")
     (run / "study.yaml").unlink()
     told = missing(render(run))
-    assert "holds no rows" in told
+    assert "Nothing is scored yet" in told
     assert "study.yaml is not in the run's folder" in told
 
 
@@ -374,3 +374,25 @@ def test_the_fixture_is_as_a_run_writes_it(whole: Path) -> None:
     read: list[Row] = read_rows(whole / "results.jsonl")
     assert {row["model"] for row in read} == set(MODELS)
     assert set(MIXTURES) <= set(MODELS)
+
+
+def test_a_run_that_has_only_begun_says_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "results.jsonl").unlink()
+    page = render(run)
+    assert "Nothing is scored yet" in page
+    assert "moe-simple" in page  # from its settings
+    (run / "study.yaml").unlink()
+    with pytest.raises(UsageError, match=r"expected results\.jsonl in"):
+        render(run)
+
+
+@pytest.mark.parametrize("change", [{"ci95": 3}, {"miou": "x"}, {"size": None}])
+def test_a_row_of_wrong_types_is_left_out_and_told(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    run = write_run(tmp_path / "run")
+    path = run / "results.jsonl"
+    first, *rest = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | change), *rest]), encoding="utf-8")
+    assert "Left out: a segmentation row" in render(run)

@@ -200,11 +200,11 @@ def _wrong_values(row: Row) -> list[str]:
 
 
 def _numbers(value: object) -> Iterator[float]:
-    """Yield every number in a value of a row, however deep."""
+    """Yield every number in a value of a row, however deep; what is none and not null is NaN."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
         for part in value:
             yield from _numbers(part)
-    elif isinstance(value, int | float):
-        yield value
+    elif value is not None:
+        yield value if isinstance(value, int | float) else math.nan

@@ -78,20 +78,10 @@ def evaluation_stages(
     ]
 
 
-def model_names(run: Run) -> list[str]:
-    """Return every model of the study, in the table's order."""
-    return [
-        *run.study.networks(),
-        *(f"ensemble-{rule}" for rule in run.study.ensembles),
-        *run.study.mixtures,
-        *run.study.controls,
-    ]
-
-
 def load_models(run: Run, names: Sequence[str] | None = None) -> dict[str, Model]:
     """Load models of the study; those built on the same experts share them."""
     shared: dict[Any, Expert] = {}
-    return {name: load(run.model(name), shared=shared) for name in names or model_names(run)}
+    return {name: load(run.model(name), shared=shared) for name in names or run.study.model_names()}
 
 
 def scored_subsets(run: Run) -> tuple[str, ...]:

@@ -51,14 +51,15 @@ def read_run(folder: Path) -> RunFiles:
             f"expected the folder of a run, found none at {folder}; name the `out` of a study, "
             "e.g. runs/demo, or make it with `moeseg study FILE`."
         )
-    if not path.is_file():
+    begun = (folder / "study.yaml").is_file()
+    if not path.is_file() and not begun:
         raise UsageError(
             f"expected results.jsonl in {folder}, found none: nothing was scored there yet; run "
             "`moeseg study FILE` until its table is written, then ask for the report again."
         )
     missing: list[str] = []
     rows, other = [], []
-    for row in read_rows(path):
+    for row in read_rows(path) if path.is_file() else ():
         if row["kind"] not in SHOWN_KINDS:
             other.append(row)
             continue
@@ -67,10 +68,14 @@ def read_run(folder: Path) -> RunFiles:
             rows.append(row)
         except DataError as error:
             missing.append(f"Left out: {error}")
+        except (TypeError, KeyError, AttributeError, ValueError):
+            name = f"{row.get('kind')} row of {row.get('model')!r} on {row.get('subset')!r}"
+            missing.append(f"Left out: a {name} whose values are not of their kind.")
     study = _study(folder / "study.yaml", missing)
     if not rows:
         missing.append(
-            "results.jsonl holds no rows that can be shown; run `moeseg study FILE` again."
+            "Nothing is scored yet: no rows that can be shown are in results.jsonl. The same "
+            "`moeseg study` command goes on where it stopped."
         )
     missing += _half_finished(study, rows)
     explorer = read_layers(folder / "insight" / "layers")
@@ -92,13 +97,12 @@ def _study(path: Path, missing: list[str]) -> Study | None:
 
 
 def _half_finished(study: Study | None, rows: list[Row]) -> list[str]:
-    """Say which models of the study were not scored, and which measures of its mixtures lack."""
+    """Say which models of the study were not scored."""
     if study is None:
         return []
     told = []
-    wanted = [*study.networks(), *(f"ensemble-{rule}" for rule in study.ensembles), *study.mixtures]
     found = Counter(row["model"] for row in rows if row["kind"] == "segmentation")
-    if absent := [name for name in wanted if not found[name]]:
+    if absent := [name for name in study.model_names() if not found[name]]:
         told.append(
             f"No scores of {', '.join(absent)}: the run is not finished. The same "
             "`moeseg study` command goes on where it stopped."
