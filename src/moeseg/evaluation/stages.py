@@ -20,7 +20,7 @@ from moeseg.evaluation.collectors import (
 )
 from moeseg.evaluation.intervals import Blocks
 from moeseg.evaluation.predict import model_taxonomy
-from moeseg.evaluation.rows import read_rows, write_rows
+from moeseg.evaluation.rows import METRIC_KEYS, read_rows, write_rows
 from moeseg.evaluation.runner import evaluating, run_models
 from moeseg.evaluation.sheet import SheetRow, contact_sheet, photo
 from moeseg.evaluation.table import write_tables
@@ -54,7 +54,8 @@ def evaluation_stages(
         Stage(
             name="evaluate",
             make=functools.partial(_make_rows, measures=tuple(measures.values())),
-            inputs=lambda run: _inputs(run) | {"measures": sorted(measures)},
+            # rows of another form are made again
+            inputs=lambda run: _inputs(run) | {"measures": sorted(measures), "rows": METRIC_KEYS},
             outputs=lambda run: [run.folder / "results.jsonl", *files(run)],
             needs=tuple(made),
             cost=_cost,
