@@ -82,7 +82,98 @@ Measure = Callable[[str, Model, Ground], Sequence[Collector]]
 """Makes the collectors of one model, by its name; none where the measure does not apply."""
 
 
-class SegmentationCollector:
+class BlockCollector:
+    """What collectors share that count something of one model per resampling block; no measure.
+
+    A subclass makes its states, tensors whose first axis is the U blocks, names them in `summed`,
+    and asks `units_of` where each frame of a batch counts.
+
+    Args:
+        model: its name in the table, e.g. ``moe-simple``.
+        classes: C class names, in id order.
+        blocks: of all frames under evaluation.
+        subsets: names and joins that get rows.
+        base: the keys that all rows of the model share; see `rows.BASE_KEYS`.
+
+    Raises:
+        UsageError: a subset is not known.
+    """
+
+    needs_experts = False
+    summed: tuple[str, ...] = ()
+    """Names of the states, on the CPU, that are summed over ranks besides `images`."""
+
+    def __init__(
+        self, model: str, classes: Sequence[str], blocks: Blocks, subsets: Sequence[str], base: Row
+    ) -> None:
+        for subset in subsets:
+            blocks.members(subset)
+        self.model = model
+        self.classes = tuple(classes)
+        self.blocks = blocks
+        self.subsets = tuple(subsets)
+        self.base = dict(base)
+        self.images = torch.zeros(len(blocks), dtype=torch.int64)  # (U,)
+        self._synced = False
+
+    def units_of(self, keys: Sequence[str]) -> Tensor:
+        """Count B frames by their keys and return the block (B,) int64 of each.
+
+        Raises:
+            DataError: a key is not under evaluation.
+        """
+        if self._synced:
+            raise RuntimeError("update after sync: the state is already the sum over ranks")
+        units = self.blocks.units_of(keys)
+        self.images.index_add_(0, units, torch.ones_like(units))
+        return units
+
+    def sync(self) -> None:
+        """Sum the states over ranks if `torch.distributed` runs; a second call does nothing."""
+        if self._synced or not several_ranks():
+            return
+        for name in ("images", *self.summed):
+            setattr(self, name, sum_over_ranks(getattr(self, name)))
+        self._synced = True
+
+    def head(self, kind: str, subset: str) -> Row:
+        """Return the keys that a row of this model on this subset has whatever its kind.
+
+        Raises:
+            DataError: a base key is missing.
+        """
+        values = {
+            "condition": "clean",
+            **self.base,
+            "kind": kind,
+            "model": self.model,
+            "subset": subset,
+            "images": int(self.images[torch.from_numpy(self.blocks.members(subset))].sum()),
+        }
+        if "size" in values:
+            values["size"] = list(values["size"])
+        missing = [key for key in BASE_KEYS if key not in values]
+        if missing:
+            raise DataError(f"expected the base keys {missing} for the rows of {self.model!r}.")
+        return {**{key: values[key] for key in BASE_KEYS}, **values}
+
+    def check_counted_once(self) -> None:
+        """Check that no block counted more frames than it has.
+
+        Raises:
+            DataError: a frame was counted twice; a sampler that pads does so.
+        """
+        for unit, frames in enumerate(self.blocks.unit_frames):
+            if int(self.images[unit]) > frames:
+                raise DataError(
+                    f"expected at most {frames} frames of sequence "
+                    f"{self.blocks.unit_sequence[unit]!r} in a block, got "
+                    f"{int(self.images[unit])} for {self.model!r}; use a sampler that does not "
+                    "repeat frames."
+                )
+
+
+class SegmentationCollector(BlockCollector):
     """Confusion matrix of one model, per resampling block.
 
     Args:
@@ -97,24 +188,17 @@ class SegmentationCollector:
         UsageError: a class name stands twice, or a subset is not known.
     """
 
+    summed = ("confusion",)
+
     def __init__(
         self, model: str, classes: Sequence[str], blocks: Blocks, subsets: Sequence[str], base: Row
     ) -> None:
         double = sorted({name for name in classes if list(classes).count(name) > 1})
         if double:
             raise UsageError(f"expected class names that differ, got {double} more than once.")
-        for subset in subsets:
-            blocks.members(subset)
-        self.needs_experts = False
-        self.model = model
-        self.classes = tuple(classes)
-        self.blocks = blocks
-        self.subsets = tuple(subsets)
-        self.base = dict(base)
+        super().__init__(model, classes, blocks, subsets, base)
         count = len(self.classes)
         self.confusion = torch.zeros(len(blocks), count, count, dtype=torch.int64)  # (U, C, C)
-        self.images = torch.zeros(len(blocks), dtype=torch.int64)  # (U,)
-        self._synced = False
 
     def update(self, prediction: Prediction, label: Tensor, keys: Sequence[str]) -> None:
         """Count a batch: logits (B, C, H, W), label (B, H, W) uint8, B keys.
@@ -136,20 +220,8 @@ class SegmentationCollector:
 
     def count(self, ids: Tensor, label: Tensor, keys: Sequence[str]) -> None:
         """Count a batch of classes (B, H, W), however they were chosen; else as `update`."""
-        if self._synced:
-            raise RuntimeError("update after sync: the state is already the sum over ranks")
-        units = self.blocks.units_of(keys)
         found = confusion_per_image(ids, label.to(ids.device), len(self.classes))  # (B, C, C)
-        self.confusion.index_add_(0, units, found.cpu())
-        self.images.index_add_(0, units, torch.ones_like(units))
-
-    def sync(self) -> None:
-        """Sum counts over ranks if `torch.distributed` runs; a second call does nothing."""
-        if self._synced or not several_ranks():
-            return
-        self.confusion = sum_over_ranks(self.confusion)
-        self.images = sum_over_ranks(self.images)
-        self._synced = True
+        self.confusion.index_add_(0, self.units_of(keys), found.cpu())
 
     def rows(self) -> list[Row]:
         """Return one ``segmentation`` row per subset.
@@ -158,7 +230,7 @@ class SegmentationCollector:
             DataError: a frame was counted twice (a sampler that pads does so), or a base key is
                 missing.
         """
-        check_counted_once(self.model, self.blocks, self.images)
+        self.check_counted_once()
         return [self._row(subset) for subset in self.subsets]
 
     def groups(self, subset: str) -> tuple[Confusions, CiUnit]:
@@ -172,14 +244,10 @@ class SegmentationCollector:
         confusions, _ = self.groups(subset)
         return scores(torch.from_numpy(confusions).sum(dim=0)).miou
 
-    def row_base(self, kind: str, subset: str) -> Row:
-        """Return the keys that a row of this model on this subset has whatever its kind."""
-        return row_head(self.base, kind, self.model, subset, self.blocks, self.images)
-
     def _row(self, subset: str) -> Row:
         confusions, unit = self.groups(subset)
         result = scores(torch.from_numpy(confusions).sum(dim=0))  # (G, C, C) -> (C, C)
-        row = self.row_base("segmentation", subset) | {
+        row = self.head("segmentation", subset) | {
             "miou": result.miou,
             "miou_union": result.miou_union,
             "pixel_accuracy": result.pixel_accuracy,
@@ -235,7 +303,7 @@ def _difference(mixture: SegmentationCollector, other: SegmentationCollector, su
     against, _ = other.groups(subset)
     ours, theirs = mixture.miou(subset), other.miou(subset)
     ci95 = miou_interval(confusions, against)
-    row = mixture.row_base("difference", subset) | {
+    row = mixture.head("difference", subset) | {
         "minus": other.model,
         "difference": None if ours is None or theirs is None else ours - theirs,
         "ci95": ci95,
@@ -268,52 +336,6 @@ def _check_comparable(collectors: Mapping[str, SegmentationCollector]) -> None:
             raise UsageError(
                 f"expected {first!r} and {other!r} on the same ground, got different "
                 f"{', '.join(unlike)}; evaluate them in one run."
-            )
-
-
-def row_head(base: Row, kind: str, model: str, subset: str, blocks: Blocks, images: Tensor) -> Row:
-    """Return the keys that a row has whatever its kind.
-
-    Args:
-        base: split, dataset, size, architecture, seed, settings, fingerprint, and condition unless
-            ``clean``.
-        kind: of the row.
-        model: name in the table.
-        subset: a name or a join.
-        blocks: of all frames under evaluation.
-        images: (U,) frames counted in each block.
-
-    Raises:
-        DataError: a base key is missing.
-    """
-    values = {
-        "condition": "clean",
-        **base,
-        "kind": kind,
-        "model": model,
-        "subset": subset,
-        "images": int(images[torch.from_numpy(blocks.members(subset))].sum()),
-    }
-    if "size" in values:
-        values["size"] = list(values["size"])
-    missing = [key for key in BASE_KEYS if key not in values]
-    if missing:
-        raise DataError(f"expected the base keys {missing} for the rows of {model!r}.")
-    return {**{key: values[key] for key in BASE_KEYS}, **values}
-
-
-def check_counted_once(model: str, blocks: Blocks, images: Tensor) -> None:
-    """Check that no block counted more frames, `images` (U,), than it has.
-
-    Raises:
-        DataError: a frame was counted twice; a sampler that pads does so.
-    """
-    for unit, frames in enumerate(blocks.unit_frames):
-        if int(images[unit]) > frames:
-            raise DataError(
-                f"expected at most {frames} frames of sequence {blocks.unit_sequence[unit]!r} in a "
-                f"block, got {int(images[unit])} for {model!r}; use a sampler that does not repeat "
-                "frames."
             )
 
 

@@ -14,12 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moeseg.errors import DataError, UsageError
-from moeseg.evaluation.collectors import (
-    check_counted_once,
-    row_head,
-    several_ranks,
-    sum_over_ranks,
-)
+from moeseg.evaluation.collectors import BlockCollector
 from moeseg.evaluation.intervals import Blocks, share_interval
 from moeseg.evaluation.rows import validate_row
 from moeseg.metrics import counts_by_label
@@ -116,7 +111,7 @@ def _fits(experts: int) -> int:
     return experts
 
 
-class AgreementCollector:
+class AgreementCollector(BlockCollector):
     """Pixels of each category of agreement, per resampling block, with and without label.
 
     Args:
@@ -125,11 +120,14 @@ class AgreementCollector:
         classes: C class names, in id order.
         blocks: of all frames under evaluation.
         subsets: names and joins that get rows.
-        base: the keys that all rows share; see `evaluation.collectors.row_head`.
+        base: the keys that all rows share; see `evaluation.collectors.BlockCollector`.
 
     Raises:
         UsageError: more than 8 experts, or a subset is not known.
     """
+
+    needs_experts = True
+    summed = ("found", "pixels")
 
     def __init__(
         self,
@@ -140,22 +138,13 @@ class AgreementCollector:
         subsets: Sequence[str],
         base: Row,
     ) -> None:
-        for subset in subsets:
-            blocks.members(subset)
-        self.needs_experts = True
-        self.model = model
+        super().__init__(model, classes, blocks, subsets, base)
         self.experts = tuple(experts)
         self.categories = category_names(experts)
-        self.classes = tuple(classes)
-        self.blocks = blocks
-        self.subsets = tuple(subsets)
-        self.base = dict(base)
         units, count = len(blocks), len(self.categories)
-        self.images = torch.zeros(units, dtype=torch.int64)  # (U,)
         self.pixels = torch.zeros(units, count, dtype=torch.int64)  # (U, 2**E)
         # of labelled pixels, wrong ones first: (U, C, 2**E, 2)
         self.found = torch.zeros(units, len(self.classes), count, 2, dtype=torch.int64)
-        self._synced = False
 
     def update(self, prediction: Prediction, label: Tensor, keys: Sequence[str]) -> None:
         """Count a batch: ids (B, H, W), expert_ids (B, E, H, W), label (B, H, W) uint8, B keys.
@@ -164,8 +153,6 @@ class AgreementCollector:
             DataError: number of experts, sizes or label ids do not fit, or a key is not under
                 evaluation.
         """
-        if self._synced:
-            raise RuntimeError("update after sync: the state is already the sum over ranks")
         ids, expert_ids = prediction.ids, prediction.expert_ids
         if ids is None or expert_ids is None:
             raise RuntimeError("expected the classes of mixture and experts with the prediction")
@@ -174,7 +161,6 @@ class AgreementCollector:
                 f"expected {len(self.experts)} experts from {self.model!r}, got "
                 f"{expert_ids.shape[1]}; name each expert once."
             )
-        units = self.blocks.units_of(keys)
         label = label.to(ids.device)
         mask = agreement_mask(ids, expert_ids)
         values = mask.to(torch.int32).mul_(2).add_(ids == label)
@@ -186,18 +172,9 @@ class AgreementCollector:
             ]
         )
         split = found.view(*found.shape[:2], -1, 2)  # (B, C, 2 * 2**E) -> (B, C, 2**E, 2)
+        units = self.units_of(keys)
         self.found.index_add_(0, units, split.cpu())
         self.pixels.index_add_(0, units, pixels.cpu())
-        self.images.index_add_(0, units, torch.ones_like(units))
-
-    def sync(self) -> None:
-        """Sum counts over ranks if `torch.distributed` runs; a second call does nothing."""
-        if self._synced or not several_ranks():
-            return
-        self.found = sum_over_ranks(self.found)
-        self.pixels = sum_over_ranks(self.pixels)
-        self.images = sum_over_ranks(self.images)
-        self._synced = True
 
     def rows(self) -> list[Row]:
         """Return one ``agreement`` row per subset and category, in the order of the bitmask.
@@ -205,7 +182,7 @@ class AgreementCollector:
         Raises:
             DataError: a frame was counted twice, or a base key is missing.
         """
-        check_counted_once(self.model, self.blocks, self.images)
+        self.check_counted_once()
         return [row for subset in self.subsets for row in self._rows_on(subset)]
 
     def _rows_on(self, subset: str) -> list[Row]:
@@ -215,7 +192,7 @@ class AgreementCollector:
         found = torch.stack([self.found[group].sum(0) for group in chosen])  # (G, C, 2**E, 2)
         labelled, right = found.sum(3), found[..., 1]  # (G, C, 2**E) each
         truth = labelled.sum((0, 2))  # (C,)
-        head = row_head(self.base, "agreement", self.model, subset, self.blocks, self.images)
+        head = self.head("agreement", subset)
         rows = []
         for category, name in enumerate(self.categories):
             own, mine, hits = pixels[:, category], labelled[..., category], right[..., category]

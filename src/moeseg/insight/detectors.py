@@ -16,12 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moeseg.errors import DataError
-from moeseg.evaluation.collectors import (
-    check_counted_once,
-    row_head,
-    several_ranks,
-    sum_over_ranks,
-)
+from moeseg.evaluation.collectors import BlockCollector
 from moeseg.evaluation.intervals import (
     RESAMPLING_SEED,
     Blocks,
@@ -97,7 +92,7 @@ def gate_margin(weights: Tensor, ids: Tensor) -> Tensor:
     return doubt.gather(1, ids.flatten(1)).view(ids.shape)  # (B, H * W) -> (B, H, W)
 
 
-class DetectorCollector:
+class DetectorCollector(BlockCollector):
     """Histograms of four scores, of right and of wrong pixels and of frames, per resampling block.
 
     Args:
@@ -106,7 +101,7 @@ class DetectorCollector:
         classes: C class names, in id order.
         blocks: of all frames under evaluation.
         subsets: names and joins that get rows.
-        base: the keys that all rows share; see `evaluation.collectors.row_head`.
+        base: the keys that all rows share; see `evaluation.collectors.BlockCollector`.
         trained: the subset or join that each expert was trained on, by its name; others are left
             out. A subset that is in none of them is unseen. Where an expert is missing, or no
             subset under evaluation was trained on, nothing is said of unseen frames.
@@ -114,6 +109,9 @@ class DetectorCollector:
     Raises:
         UsageError: a subset is not known.
     """
+
+    needs_experts = True
+    summed = ("pixels", "frames")
 
     def __init__(
         self,
@@ -125,22 +123,13 @@ class DetectorCollector:
         base: Row,
         trained: Mapping[str, str],
     ) -> None:
-        for subset in subsets:
-            blocks.members(subset)
-        self.needs_experts = True
-        self.model = model
-        self.classes = tuple(classes)
-        self.blocks = blocks
-        self.subsets = tuple(subsets)
-        self.base = dict(base)
+        super().__init__(model, classes, blocks, subsets, base)
         known = all(name in trained for name in experts)
         self.trained = _parts(trained[name] for name in experts) if known else set[str]()
         units, scores = len(blocks), len(SCORES)
-        self.images = torch.zeros(units, dtype=torch.int64)  # (U,)
         # of labelled pixels, right ones first, S scores and N bins: (U, S, 2, N)
         self.pixels = torch.zeros(units, scores, 2, BINS, dtype=torch.int64)
         self.frames = torch.zeros(units, scores, BINS, dtype=torch.int64)  # of frame means
-        self._synced = False
 
     def update(self, prediction: Prediction, label: Tensor, keys: Sequence[str]) -> None:
         """Count a batch: logits, weights, ids, expert_ids, label (B, H, W) uint8, B keys.
@@ -148,14 +137,11 @@ class DetectorCollector:
         Raises:
             DataError: there is no gate, label ids do not fit, or a key is not under evaluation.
         """
-        if self._synced:
-            raise RuntimeError("update after sync: the state is already the sum over ranks")
         ids, expert_ids, weights = prediction.ids, prediction.expert_ids, prediction.weights
         if ids is None or expert_ids is None:
             raise RuntimeError("expected the classes of mixture and experts with the prediction")
         if weights is None:
             raise DataError(f"expected a mixture with a gate, got no weights from {self.model!r}.")
-        units = self.blocks.units_of(keys)
         check_label_ids(label, len(self.classes))
         label = label.to(ids.device)
         experts = expert_ids.shape[1]
@@ -163,7 +149,7 @@ class DetectorCollector:
         margin = gate_margin(weights, ids)
         # the half of a histogram that a pixel counts in: right, wrong, ignored
         half = (ids != label).to(torch.int32).masked_fill_(label == IGNORE, 2)
-        for image, unit in enumerate(units.tolist()):
+        for image, unit in enumerate(self.units_of(keys).tolist()):
             maps = (differ[image], *softmax_scores(prediction.logits[image]), margin[image])
             for score, doubt in enumerate(maps):
                 found = torch.bincount(
@@ -172,16 +158,6 @@ class DetectorCollector:
                 self.pixels[unit, score] += found[: 2 * BINS].view(2, BINS).cpu()
                 mean = doubt[prediction.inside(image)].double().mean()
                 self.frames[unit, score, int(_bin(mean))] += 1
-        self.images.index_add_(0, units, torch.ones_like(units))
-
-    def sync(self) -> None:
-        """Sum counts over ranks if `torch.distributed` runs; a second call does nothing."""
-        if self._synced or not several_ranks():
-            return
-        self.pixels = sum_over_ranks(self.pixels)
-        self.frames = sum_over_ranks(self.frames)
-        self.images = sum_over_ranks(self.images)
-        self._synced = True
 
     def rows(self) -> list[Row]:
         """Return ``detector`` rows: of wrong pixels per subset and score, then of unseen frames.
@@ -197,7 +173,7 @@ class DetectorCollector:
         Raises:
             DataError: a frame was counted twice, or a base key is missing.
         """
-        check_counted_once(self.model, self.blocks, self.images)
+        self.check_counted_once()
         rows = [row for subset in self.subsets for row in self._wrong_pixels(subset)]
         known = sorted(self.trained & set(self.blocks.unit_subset))
         unseen = [subset for subset in self.subsets if not _parts([subset]) & self.trained]
@@ -228,7 +204,7 @@ class DetectorCollector:
             yield _row(head | {"score": name}, positives, negatives, drawn, other_drawn)
 
     def _head(self, subset: str, task: str, unit: CiUnit, units: int) -> Row:
-        head = row_head(self.base, "detector", self.model, subset, self.blocks, self.images)
+        head = self.head("detector", subset)
         return head | {"task": task, "ci_unit": unit, "ci_units": units}
 
 

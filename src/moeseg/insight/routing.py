@@ -17,9 +17,8 @@ from torch import Tensor
 
 from moeseg.errors import UsageError
 from moeseg.evaluation.collectors import (
+    BlockCollector,
     SegmentationCollector,
-    check_counted_once,
-    row_head,
     several_ranks,
     sum_over_ranks,
 )
@@ -92,7 +91,7 @@ def frame_mious(confusions: Tensor) -> Tensor:
     return miou_of_marginals(marginals(confusions))  # (B, E, C, C) -> (B, E)
 
 
-class RoutingCollector:
+class RoutingCollector(BlockCollector):
     """Gate weights of one mixture and how they compare with the experts' mIoU on each frame.
 
     Keys of its rows that need a word: `prefers_better` is the share of frames on which the expert
@@ -110,9 +109,12 @@ class RoutingCollector:
         classes: C class names, in id order.
         blocks: of all frames under evaluation.
         subsets: names and joins that get a row each.
-        base: the keys that all rows share; see `evaluation.collectors.row_head`.
+        base: the keys that all rows share; see `evaluation.collectors.BlockCollector`.
         trained: the subset or join that each expert was trained on, by its name; may lack some.
     """
+
+    needs_experts = True
+    summed = ("compared", "confusion", "histogram", "entropy", "leads")
 
     def __init__(
         self,
@@ -124,22 +126,14 @@ class RoutingCollector:
         base: Row,
         trained: Mapping[str, str],
     ) -> None:
-        for subset in subsets:
-            blocks.members(subset)
-        self.needs_experts = True
-        self.model = model
+        super().__init__(model, classes, blocks, subsets, base)
         self.experts = tuple(experts)
-        self.classes = tuple(classes)
-        self.blocks = blocks
-        self.subsets = tuple(subsets)
-        self.base = dict(base)
         self.trained = {
             name: {part.strip() for part in trained[name].split("+")}
             for name in self.experts
             if name in trained
         }
         units, count = len(blocks), len(self.classes)
-        self.images = torch.zeros(units, dtype=torch.int64)  # (U,)
         self.compared = torch.zeros(units, 2, dtype=torch.int64)  # (U, [frames, right])
         self.confusion = torch.zeros(units, 2, count, count, dtype=torch.int64)
         """(U, [oracle-image, mixture], C, C)"""
@@ -148,7 +142,6 @@ class RoutingCollector:
         """(U, E, K, 3) float64 sums of weight, its square, and its leads; K shows with a batch."""
         self.entropy = torch.zeros(units, dtype=torch.float64)  # (U,), mean over K
         self.leads = torch.zeros(units, len(experts), dtype=torch.float64)  # (U, E), of mean weight
-        self._synced = False
 
     def update(self, prediction: Prediction, label: Tensor, keys: Sequence[str]) -> None:
         """Count a batch: weights (B, E, K), ids, expert_ids, label (B, H, W) uint8, B keys.
@@ -157,15 +150,13 @@ class RoutingCollector:
             UsageError: the model has no gate, or another number of experts.
             DataError: ids or sizes do not fit, or a key is not under evaluation.
         """
-        if self._synced:
-            raise RuntimeError("update after sync: the state is already the sum over ranks")
         weights, ids, expert_ids = gated(prediction, self.model, len(self.experts))
-        units = self.blocks.units_of(keys)
         truth = label.to(ids.device)
         of_experts = expert_confusions(expert_ids, truth, len(self.classes)).cpu()
         own = confusion_per_image(ids, truth, len(self.classes)).cpu()  # (B, C, C)
         mious = frame_mious(of_experts)  # (B, E)
-        oracle = of_experts[torch.arange(len(units)), best_expert(mious)]  # (B, C, C)
+        oracle = of_experts[torch.arange(len(ids)), best_expert(mious)]  # (B, C, C)
+        units = self.units_of(keys)
         w = weights.detach().cpu().double()  # (B, E, K)
         mean = w.mean(dim=2)  # (B, E)
         if self.weights is None:
@@ -176,7 +167,6 @@ class RoutingCollector:
         self.leads.index_add_(0, units, leaders(mean))
         self.compared.index_add_(0, units, _compared(mean, mious))
         self.confusion.index_add_(0, units, torch.stack([oracle, own], dim=1))
-        self.images.index_add_(0, units, torch.ones_like(units))
 
     def sync(self) -> None:
         """Sum the state over ranks if `torch.distributed` runs; a second call does nothing."""
@@ -189,9 +179,7 @@ class RoutingCollector:
             self.weights = torch.zeros(shape, dtype=torch.float64)
         if self.weights is not None:
             self.weights = sum_over_ranks(self.weights)
-        for name in ("images", "compared", "confusion", "histogram", "entropy", "leads"):
-            setattr(self, name, sum_over_ranks(getattr(self, name)))
-        self._synced = True
+        super().sync()
 
     def rows(self) -> list[Row]:
         """Return one ``routing`` row per subset on which a frame was counted.
@@ -199,7 +187,7 @@ class RoutingCollector:
         Raises:
             DataError: a frame was counted twice, or a base key is missing.
         """
-        check_counted_once(self.model, self.blocks, self.images)
+        self.check_counted_once()
         rows = []
         for subset in self.subsets:
             units = torch.from_numpy(self.blocks.members(subset))
@@ -219,7 +207,7 @@ class RoutingCollector:
         counted = [self.compared[torch.from_numpy(group)].sum(dim=0).numpy() for group in groups]
         by_group: NDArray[np.float64] = np.stack(counted).astype(np.float64)  # (G, 2)
         oracle, own = (scores(c).miou for c in self.confusion[units].sum(dim=0))
-        row = row_head(self.base, "routing", self.model, subset, self.blocks, self.images) | {
+        row = self.head("routing", subset) | {
             "experts": list(self.experts),
             "columns": columns,
             "mean_weights": self._by_expert(mean.mean(dim=1)),
@@ -279,7 +267,7 @@ class OracleCollector:
         classes: C class names, in id order.
         blocks: of all frames under evaluation.
         subsets: names and joins that get a row each.
-        base: the keys that all rows share; see `evaluation.collectors.row_head`.
+        base: the keys that all rows share; see `evaluation.collectors.BlockCollector`.
     """
 
     def __init__(
