@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 from measure import figure, interleaved, parse, parser, peak_memory, ratios, report, scaled
 from moeseg.evaluation.collectors import Collector, Ground
@@ -19,29 +18,12 @@ from moeseg.evaluation.runner import run_models
 from moeseg.evaluation.stages import segmentation_collector
 from moeseg.insight.measures import insight_measures
 from moeseg.models import Expert, Model
-from moeseg.types import Size
-from subjects import RandomFrames, four_mixtures, random_experts
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is measured."""
-
-    backbone: Literal["mobilenet_v2", "resnet101"] = "resnet101"
-    channels: int = 256
-    classes: int = 38
-    size: Size = (456, 456)
-    frames: int = 4
-    batch: int = 2
-    repeats: int = 3
-
-
-SMOKE = Settings("mobilenet_v2", 16, 5, (32, 32), 2, 2, 2)
+from subjects import SMOKE_SCORING, RandomFrames, Scoring, four_mixtures, random_experts
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(parser("insight", __doc__), argv)
-    at = SMOKE if options.smoke else Settings()
+    at = SMOKE_SCORING if options.smoke else Scoring()
     experts = random_experts(2, at.backbone, at.channels, at.classes)
     models: dict[str, Model] = {f"expert-{k}": expert for k, expert in enumerate(experts)}
     models |= four_mixtures(experts, at.size)
@@ -82,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def evaluate(
-    models: Mapping[str, Model], frames: RandomFrames, at: Settings, folder: Path | None
+    models: Mapping[str, Model], frames: RandomFrames, at: Scoring, folder: Path | None
 ) -> None:
     """Score models as a study does, with insight if there is a folder for it."""
     ground = Ground(

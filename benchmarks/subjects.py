@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +16,22 @@ from moeseg.data import SegmentationDataset
 from moeseg.data.dataset import Item
 from moeseg.models import Expert, GateKind, Mixture, build_expert, build_mixture
 from moeseg.types import IGNORE, Frame, Size
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Networks and frames of the benchmarks that score models."""
+
+    backbone: Literal["mobilenet_v2", "resnet101"] = "resnet101"
+    channels: int = 256
+    classes: int = 38
+    size: Size = (456, 456)
+    frames: int = 4
+    batch: int = 2
+    repeats: int = 3
+
+
+SMOKE_SCORING = Scoring("mobilenet_v2", 16, 5, (32, 32), 2, 2, 2)
 
 VARIANTS: dict[str, tuple[GateKind, bool]] = {
     "moe-simple": ("simple", False),

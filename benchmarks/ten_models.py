@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
 
 import torch
 
@@ -19,28 +18,12 @@ from moeseg.evaluation.intervals import Blocks
 from moeseg.evaluation.runner import run_models
 from moeseg.models import RULES, Expert, Segmenter, build_ensemble
 from moeseg.types import ExpertOutput, Prediction, Size
-from subjects import RandomFrames, four_mixtures, random_experts
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is measured."""
-
-    backbone: Literal["mobilenet_v2", "resnet101"] = "resnet101"
-    channels: int = 256
-    classes: int = 38
-    size: Size = (456, 456)
-    frames: int = 4
-    batch: int = 2
-    repeats: int = 3
-
-
-SMOKE = Settings("mobilenet_v2", 16, 5, (32, 32), 2, 2, 2)
+from subjects import SMOKE_SCORING, RandomFrames, Scoring, four_mixtures, random_experts
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(parser("ten_models", __doc__), argv)
-    at = SMOKE if options.smoke else Settings()
+    at = SMOKE_SCORING if options.smoke else Scoring()
     baseline, *experts = random_experts(3, at.backbone, at.channels, at.classes)
     three: dict[str, Segmenter] = {"baseline": baseline}
     three |= {f"expert-{k}": expert for k, expert in enumerate(experts)}
@@ -85,13 +68,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def evaluate(models: Mapping[str, Segmenter], frames: RandomFrames, at: Settings) -> None:
+def evaluate(models: Mapping[str, Segmenter], frames: RandomFrames, at: Scoring) -> None:
     """Score models as a study does."""
     collectors = {name: [collector(name, frames, at)] for name in models}
     run_models(models, frames, collectors, batch_size=at.batch)
 
 
-def collector(name: str, frames: RandomFrames, at: Settings) -> SegmentationCollector:
+def collector(name: str, frames: RandomFrames, at: Scoring) -> SegmentationCollector:
     """Return the confusion matrix of a model."""
     classes = [f"class {k}" for k in range(at.classes)]
     return SegmentationCollector(name, classes, Blocks.of(frames.frames), ["noise"], {})
@@ -151,7 +134,7 @@ class TimedCollector(SegmentationCollector):
 
 
 def breakdown(
-    models: Mapping[str, Segmenter], frames: RandomFrames, at: Settings
+    models: Mapping[str, Segmenter], frames: RandomFrames, at: Scoring
 ) -> dict[str, float]:
     """Return seconds of one evaluation by part: each model's combine, counting, and the rest."""
     clock = Clock()

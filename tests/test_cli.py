@@ -5,7 +5,6 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import yaml
 from filelock import FileLock
 from PIL import Image
 
-from moeseg import cli
+from command import Command
 from moeseg.config import load_study
 from moeseg.data import read_a2d2
 from moeseg.evaluation.rows import read_rows
@@ -23,27 +22,6 @@ from moeseg.models import build_expert, load, read_info, save
 from moeseg.run import Run
 from moeseg.study import run_study
 from tiny import SIZE, study_settings, write_data, write_study
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def moeseg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command line in this process; return exit code, standard output and error."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["moeseg", *map(str, words)])
-        capsys.readouterr()
-        code: int | str | None = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(code or 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

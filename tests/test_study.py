@@ -164,7 +164,7 @@ def test_gates_were_trained_and_experts_left_alone(finished: Run) -> None:
         assert isinstance(mixture, Mixture)
         from moeseg.training.gate_stages import initial_mixtures
 
-        start = initial_mixtures(finished, list(mixture.experts))[name].gate
+        start = initial_mixtures(finished, list(mixture.experts), [name])[name].gate
         assert isinstance(start, Gate)
         assert isinstance(mixture.gate, Gate)
         assert not torch.equal(start.conv1.weight, mixture.gate.conv1.weight)

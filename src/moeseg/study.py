@@ -27,7 +27,7 @@ def stages(run: Run) -> list[Stage]:
     return [
         *scenes,
         *training_stages(run),
-        *evaluation_stages(run, {"insight": insight_measures}, frames_files),
+        *evaluation_stages(run, [insight_measures], frames_files),
         *insight_stages(run),
         _report_stage(run),
     ]

@@ -102,3 +102,12 @@ def test_too_many_experts_are_told_and_left_out(capsys: pytest.CaptureFixture[st
     many = build_ensemble([tiny_expert(n) for n in range(MAX_EXPERTS + 1)], "mean")
     assert kinds({"ensemble-mean": many}) == {"ensemble-mean": []}
     assert "up to 8 experts, not 9" in capsys.readouterr().err
+
+
+def test_no_oracle_over_experts_that_a_mixture_changed() -> None:
+    scored = models()
+    changed = [tiny_expert(n) for n in (7, 8)]
+    studied = {name: scored[name] for name in ("expert-day", "expert-dusk")}
+    mixture = {"moe-own": build_mixture(changed, "simple", size=SIZE)}
+    assert "Oracle" not in kinds(studied | mixture)["moe-own"]
+    assert "Oracle" in kinds(dict(mixture))["moe-own"]  # a mixture by itself has no others

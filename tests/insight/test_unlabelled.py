@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import gc
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +14,19 @@ import torch
 import yaml
 from PIL import Image
 
-from moeseg import cli
+from command import Command
 from moeseg.data import Taxonomy, fit_image, read_rgb
 from moeseg.evaluation.rows import read_rows
 from moeseg.models import Model, build_ensemble, build_mixture, load, save
 from tiny import SIZE, draw_scene, study_settings, tiny_expert, write_data
 
-Command = Callable[..., tuple[int, str, str]]
 ODD = "ü 'quoted', <b>&.png"
 
 
 @pytest.fixture
-def insight(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def insight(moeseg: Command) -> Command:
     """Run `moeseg insight` in this process; return exit code, standard output and error."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["moeseg", "insight", *map(str, words)])
-        code: int | str | None = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(code or 0), out, err
-
-    return run
+    return lambda *words: moeseg("insight", *words)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ class Ablation(Strict):
     study: dict[str, Any]
     """The settings of a study file, without `out` and `seed`."""
     variants: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
-    """For each variant the settings that it changes, as `a.b: value`; the first is compared to."""
+    """For each variant the settings that it changes, as `a.b: value`; in the table's order."""
 
     def study_of(self, variant: str, seed: int) -> Study:
         """Return the study of one variant and seed.

@@ -28,19 +28,18 @@ from moeseg.files import fingerprint, replacing
 from moeseg.metrics import class_ids
 from moeseg.models import Expert, Model, load, read_info, referenced_experts, weights_digest
 from moeseg.run import Cost, Run, Stage
-from moeseg.training.cost import expected_seconds, planned_flops
-from moeseg.training.network_stages import model_info
+from moeseg.training.network_stages import forward_seconds, model_info
 from moeseg.types import Frame, Row, Size
 
 
 def evaluation_stages(
-    run: Run, measures: Mapping[str, Measure], files: Callable[[Run], Sequence[Path]]
+    run: Run, measures: Sequence[Measure], files: Callable[[Run], Sequence[Path]]
 ) -> list[Stage]:
     """Return the stages that score the study's models.
 
     Args:
         run: the study.
-        measures: what is measured beside mIoU, by name; a name is part of the fingerprint.
+        measures: what is measured beside mIoU.
         files: what the measures write beside their rows.
     """
     trained = [f"train-{name}" for name in run.study.networks()]
@@ -53,9 +52,8 @@ def evaluation_stages(
     return [
         Stage(
             name="evaluate",
-            make=functools.partial(_make_rows, measures=tuple(measures.values())),
-            # rows of another form are made again
-            inputs=lambda run: _inputs(run) | {"measures": sorted(measures), "rows": METRIC_KEYS},
+            make=functools.partial(_make_rows, measures=tuple(measures)),
+            inputs=lambda run: _inputs(run) | {"rows": METRIC_KEYS},  # rows of another form go
             outputs=lambda run: [run.folder / "results.jsonl", *files(run)],
             needs=tuple(made),
             cost=_cost,
@@ -222,13 +220,8 @@ def _make_table(run: Run) -> None:
 
 
 def _cost(run: Run) -> Cost:
-    num_classes = len(run.catalogue.taxonomy)
-    flops = sum(
-        planned_flops(run.study.architecture_of(name).model_dump_json(), num_classes, run.eval_size)
-        for name in run.study.networks()
-    )
-    # the models of shared experts add about half: the benchmark of the ten models
-    return Cost(1.5 * expected_seconds(flops * len(scored_frames(run)), run.device), 1e6)
+    seconds = forward_seconds(run, run.study.networks(), len(scored_frames(run)), run.eval_size)
+    return Cost(1.5 * seconds, 1e6)  # models over shared experts add half: benchmarks/ten_models.py
 
 
 def _sheet_frames(run: Run) -> list[Frame]:

@@ -22,8 +22,8 @@ def insight_measures(name: str, model: Model, ground: Ground) -> Sequence[Collec
 
     A single expert gets none; an ensemble that of agreement; a mixture also those of detectors,
     routing and, where the ground has a folder, of `<folder>/<name>/frames.csv`. The oracle goes
-    with the first model that joins the study's own experts (else with the first that joins any), so
-    it is scored once.
+    with the first model that joins the study's own experts, so it is scored once; where none is
+    scored by itself, with the first model that joins any.
 
     Args:
         name: the model's.
@@ -88,4 +88,5 @@ def _with_oracle(ground: Ground) -> str | None:
             for expert in ground.models[name].experts
         )
     ]
-    return next(iter([*own, *joined]), None)
+    studied = any(known.startswith("expert-") for known in ground.experts.values())
+    return next(iter(own if studied else joined), None)

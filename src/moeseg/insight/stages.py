@@ -17,7 +17,7 @@ from moeseg.insight.layers import choose_frames, write_layers, write_sheets
 from moeseg.insight.measures import FRAMES
 from moeseg.insight.saved import SHEETS
 from moeseg.run import Cost, Run, Stage
-from moeseg.training.cost import expected_seconds, planned_flops
+from moeseg.training.network_stages import forward_seconds
 
 
 def insight_stages(run: Run) -> list[Stage]:
@@ -72,13 +72,9 @@ def _disagreement(run: Run) -> dict[str, float]:
 
 
 def _cost(run: Run) -> Cost:
-    num_classes = len(run.catalogue.taxonomy)
-    flops = sum(
-        planned_flops(run.study.architecture_of(name).model_dump_json(), num_classes, run.eval_size)
-        for name in run.study.networks()
-    )
     subsets = {frame.subset for frame in scored_frames(run)}
     frames = run.study.insight.frames * len(subsets)
     height, width = run.eval_size
     pictures = frames * (len(run.study.networks()) + len(run.study.mixtures) + 2)
-    return Cost(1.5 * expected_seconds(flops * frames, run.device), pictures * height * width / 4)
+    seconds = 1.5 * forward_seconds(run, run.study.networks(), frames, run.eval_size)
+    return Cost(seconds, pictures * height * width / 4)

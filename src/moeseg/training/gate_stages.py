@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,16 @@ from moeseg.training.cache import (
     plan_cache,
 )
 from moeseg.training.controls import mean_gate, merge_experts, reestimate_batchnorm
-from moeseg.training.cost import expected_seconds
 from moeseg.training.frames import gate_frames
 from moeseg.training.gate import check_gate_choice, train_gates
 from moeseg.training.network_stages import (
     data_inputs,
+    expert_models,
     expert_stages,
-    flops_of,
+    forward_seconds,
     load_expert,
     model_info,
     planned_network,
-    study_expert,
     taught_weights,
 )
 from moeseg.types import Frame
@@ -102,8 +101,8 @@ def _made_controls(run: Run) -> list[str]:
 
 def _controls_inputs(run: Run) -> dict[str, Any]:
     if "merged" in run.study.controls:
-        names = [f"expert-{name}" for name in run.study.experts]
-        kinds = {run.study.architecture_of(name).model_dump_json() for name in names}
+        built = (run.study.architecture_of(name) for name in expert_models(run))
+        kinds = {architecture.model_dump_json() for architecture in built}
         if len(kinds) > 1:
             raise UsageError(
                 "controls: `merged` averages weights and needs experts of one architecture, got "
@@ -123,7 +122,7 @@ def _live(run: Run) -> bool:
 
 
 def _frozen_experts(run: Run) -> list[Expert]:
-    experts = [study_expert(run, name).to(run.device) for name in run.study.experts]
+    experts = [load_expert(run.model(name)).to(run.device) for name in expert_models(run)]
     for expert in experts:
         expert.requires_grad_(False)
     return experts
@@ -189,7 +188,7 @@ def _kept(run: Run, part: str) -> dict[str, Any]:
 
 
 def _cache_layouts(run: Run) -> list[CacheLayout]:
-    experts = [planned_network(run, f"expert-{name}") for name in run.study.experts]
+    experts = [planned_network(run, name) for name in expert_models(run)]
     size, cache = run.study.data.size, run.study.gate.cache
     return [
         plan_cache(experts, size, len(frames), cache, **_kept(run, part))
@@ -200,13 +199,9 @@ def _cache_layouts(run: Run) -> list[CacheLayout]:
 def _cache_cost(run: Run) -> Cost:
     layouts = _cache_layouts(run)
     images = sum(layout.records for layout in layouts)
-    return Cost(_forward_seconds(run, images), sum(layout.bytes for layout in layouts))
-
-
-def _forward_seconds(run: Run, images: int) -> float:
-    """Return how long all experts take over so many images."""
-    flops = sum(flops_of(run, f"expert-{name}") for name in run.study.experts)
-    return expected_seconds(flops * images, run.device)
+    return Cost(
+        forward_seconds(run, expert_models(run), images), sum(layout.bytes for layout in layouts)
+    )
 
 
 def _gate_inputs(run: Run) -> dict[str, Any]:
@@ -249,10 +244,13 @@ def _gate_source(run: Run, part: str, experts: Sequence[Expert]) -> GateSource |
     )
 
 
-def initial_mixtures(run: Run, experts: Sequence[Expert]) -> dict[str, Mixture]:
-    """Return the study's mixtures before their gates are fitted, over the given experts."""
+def initial_mixtures(
+    run: Run, experts: Sequence[Expert], names: Iterable[str]
+) -> dict[str, Mixture]:
+    """Return models of the study before their gates are fitted, over the given experts."""
     mixtures = {}
-    for name, config in run.study.gated().items():
+    for name in names:
+        config = run.study.gated()[name]
         generator = torch.Generator().manual_seed(run.study.seed)
         mixtures[name] = build_mixture(
             experts,
@@ -278,7 +276,7 @@ def _make_gates(run: Run) -> None:
 
 def _fit_gates(run: Run, names: Sequence[str], log: Path, *, shared: bool) -> None:
     experts = _frozen_experts(run)
-    mixtures = {name: one for name, one in initial_mixtures(run, experts).items() if name in names}
+    mixtures = initial_mixtures(run, experts, names)
     train = _gate_source(run, "train", experts)
     assert train is not None
     weights = taught_weights(run, gate_frames(run), run.study.training.class_weights)
@@ -293,7 +291,7 @@ def _fit_gates(run: Run, names: Sequence[str], log: Path, *, shared: bool) -> No
         class_weights=None if weights is None else weights.to(run.device),
         miou_classes=run.study.training.miou_classes,
     )
-    folders = [run.model(f"expert-{name}") for name in run.study.experts] if shared else None
+    folders = [run.model(name) for name in expert_models(run)] if shared else None
     for name, mixture in mixtures.items():
         save(mixture.cpu(), run.model(name), info=model_info(run, name), experts=folders)
         mixture.to(run.device)
@@ -308,7 +306,7 @@ def _make_controls(run: Run) -> None:
             model: Model = build_ensemble(pair, "mean-probability")
             save(model, run.model(name), info=model_info(run, name), experts=folders)
         elif name == "merged":
-            merged = merge_experts([study_expert(run, expert) for expert in run.study.experts])
+            merged = merge_experts([load_expert(run.model(one)) for one in expert_models(run)])
             reestimate_batchnorm(
                 merged.to(run.device),
                 run.training_dataset(run.frames(run.study.joined, "train")),
@@ -340,7 +338,7 @@ def _controls_cost(run: Run) -> Cost:
     made = _made_controls(run)
     passes = sum(name == "merged" or (name != "two-seed" and _live(run)) for name in made)
     frames = passes * len(run.frames(run.study.joined, "train"))
-    return Cost(_forward_seconds(run, frames), 0.0)
+    return Cost(forward_seconds(run, expert_models(run), frames), 0.0)
 
 
 def _gate_cost(run: Run) -> Cost:
@@ -349,5 +347,5 @@ def _gate_cost(run: Run) -> Cost:
     seconds = 2e-3 * gates * images  # a sampled step hardly depends on the size
     if _live(run) or run.study.gate.pixels == "all":
         alone = run.study.gate.expert_batchnorm == "adapt"
-        seconds += _forward_seconds(run, images) * (gates if alone else 1)
+        seconds += forward_seconds(run, expert_models(run), images) * (gates if alone else 1)
     return Cost(seconds, 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from moeseg.training.cost import (
 )
 from moeseg.training.expert import check_choice, train_expert
 from moeseg.training.frames import network_frames
-from moeseg.types import Frame
+from moeseg.types import Frame, Size
 
 
 def network_stages(run: Run) -> list[Stage]:
@@ -57,7 +57,12 @@ def network_stages(run: Run) -> list[Stage]:
 
 def expert_stages(run: Run) -> tuple[str, ...]:
     """Return the names of the stages that train the experts."""
-    return tuple(f"train-expert-{name}" for name in run.study.experts)
+    return tuple(f"train-{name}" for name in expert_models(run))
+
+
+def expert_models(run: Run) -> list[str]:
+    """Return the model names of the study's experts, e.g. ``expert-highway``, in their order."""
+    return [f"expert-{name}" for name in run.study.experts]
 
 
 def model_info(run: Run, name: str) -> dict[str, Any]:
@@ -212,8 +217,8 @@ def taught_weights(run: Run, frames: Sequence[Frame], method: str) -> Tensor | N
 
 
 def _make_ensembles(run: Run) -> None:
-    folders = [run.model(f"expert-{name}") for name in run.study.experts]
-    experts = [study_expert(run, name) for name in run.study.experts]
+    folders = [run.model(name) for name in expert_models(run)]
+    experts = [load_expert(folder) for folder in folders]
     for rule in run.study.ensembles:
         name = f"ensemble-{rule}"
         save(
@@ -224,11 +229,6 @@ def _make_ensembles(run: Run) -> None:
         )
 
 
-def study_expert(run: Run, name: str) -> Expert:
-    """Return a trained expert of the study by its name without ``expert-``."""
-    return load_expert(run.model(f"expert-{name}"))
-
-
 def load_expert(folder: Path) -> Expert:
     """Return the expert in a folder."""
     expert = load(folder)
@@ -236,10 +236,24 @@ def load_expert(folder: Path) -> Expert:
     return expert
 
 
-def flops_of(run: Run, network: str) -> float:
-    """Return the operations of one forward pass of a network of the study."""
+def flops_of(run: Run, network: str, size: Size | None = None) -> float:
+    """Return the operations of one forward pass of a network of the study.
+
+    Args:
+        run: the study.
+        network: a model name, e.g. ``expert-highway``.
+        size: (H, W) of the image; None is the training size.
+    """
     architecture = run.study.architecture_of(network).model_dump_json()
-    return planned_flops(architecture, len(run.catalogue.taxonomy), run.study.data.size)
+    return planned_flops(architecture, len(run.catalogue.taxonomy), size or run.study.data.size)
+
+
+def forward_seconds(
+    run: Run, networks: Iterable[str], images: int, size: Size | None = None
+) -> float:
+    """Return how long networks are expected to take over so many images; see `flops_of`."""
+    flops = sum(flops_of(run, network, size) for network in networks)
+    return expected_seconds(flops * images, run.device)
 
 
 def planned_network(run: Run, network: str) -> Expert:
