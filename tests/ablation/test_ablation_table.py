@@ -58,8 +58,8 @@ def test_gains_by_hand() -> None:
     assert published.mious == pytest.approx((0.35, 0.45))
     assert published.unions == pytest.approx((0.175, 0.225))
     assert published.differences == (0.05, 0.05)
-    assert (published.wins, published.losses) == (2, 0)
-    assert (held.wins, held.losses) == (0, 0)
+    assert published.verdicts == ("wins", "wins")
+    assert held.verdicts == ("undecided", "undecided")
     assert (published.collapsed, held.collapsed) == ((), ("constant", "constant"))
 
 
@@ -91,7 +91,10 @@ def test_plot_shows_every_seed_of_every_variant() -> None:
     tree = ElementTree.fromstring(plot)
     assert len(tree.findall(".//{*}circle")) == 4
     places = [float(one.get("cx", "")) for one in tree.findall(".//{*}circle")]
-    zero = float(tree.findall(".//{*}line")[0].get("x1", ""))
+    zero = float(tree.findall(".//{*}line[@class='zero']")[0].get("x1", ""))
     assert [place > zero for place in places] == [True, True, False, False]
+    filled = [one.get("class") == "dot" for one in tree.findall(".//{*}circle")]
+    assert filled == [True, True, False, False]
     assert "held&lt;&amp;&gt;" in plot
+    assert tree.find("{http://www.w3.org/2000/svg}style") is not None
     assert render_plot(list(reversed(some_rows())), VARIANTS, "a+b") == plot

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 _WIDTH = 400.0
 _CHARACTER = 6.9  # width of a letter at the size that page.css sets
@@ -44,6 +45,14 @@ class Dot:
     value: float | None
     interval: tuple[float, float] | None
     filled: bool = True
+
+
+def standalone(svg: str) -> str:
+    """Return a figure as the text of an SVG file, which needs no page to be drawn."""
+    style = Path(__file__).with_name("figures.css").read_text(encoding="utf-8")
+    head, rest = svg.split(">", 1)
+    name_space = 'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif"'
+    return f"{head} {name_space}><style>{style}</style>{rest}\n"
 
 
 def pair(ci95: Sequence[float] | None) -> tuple[float, float] | None:

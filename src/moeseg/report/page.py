@@ -81,7 +81,7 @@ def render(run_folder: Path) -> str:
     return environment.get_template("page.html").render(
         title=run.study.name if run.study else "moeseg",
         version=__version__,
-        style=_own("page.css"),
+        style=_own("figures.css") + _own("page.css"),
         script=_own("page.js") + _own("explorer.js"),
         missing=[*run.missing, *(part.lacking for part in sections if part.lacking), *no_frames],
         summaries=_summaries(run),
