@@ -49,6 +49,11 @@ def agreement_mask(ids: Tensor, expert_ids: Tensor) -> Tensor:
     return mask
 
 
+def short(name: str) -> str:
+    """Return an expert's name without the ``expert-`` that its model has."""
+    return name.removeprefix("expert-")
+
+
 def category_names(experts: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the 2**E categories, by bitmask.
 
@@ -61,11 +66,11 @@ def category_names(experts: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UsageError: more than 8 experts.
     """
-    short = [name.removeprefix("expert-") for name in experts]
-    count = 2 ** _fits(len(short))
+    names = [short(name) for name in experts]
+    count = 2 ** _fits(len(names))
 
     def followed(mask: int) -> str:
-        return "+".join(name for bit, name in enumerate(short) if mask >> bit & 1)
+        return "+".join(name for bit, name in enumerate(names) if mask >> bit & 1)
 
     between = [f"follows {followed(mask)}" for mask in range(1, count - 1)]
     return ("overrules", *between, "unanimous")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moeseg.evaluation.collectors import Collector, Ground
-from moeseg.insight.agreement import MAX_EXPERTS, AgreementCollector
+from moeseg.insight.agreement import MAX_EXPERTS, AgreementCollector, short
 from moeseg.insight.detectors import DetectorCollector
 from moeseg.insight.frames import FrameCollector
 from moeseg.insight.routing import OracleCollector, RoutingCollector
@@ -71,11 +71,6 @@ def expert_names(model: Model, known: Mapping[int, str]) -> tuple[str, ...]:
     places = [str(place) for place in range(1, len(model.experts) + 1)]
     names = [short(known.get(id(e), n)) for e, n in zip(model.experts, places, strict=True)]
     return tuple(names if len(set(names)) == len(names) else places)
-
-
-def short(name: str) -> str:
-    """Return an expert's name without the prefix that its model has."""
-    return name.removeprefix("expert-")
 
 
 def _with_oracle(ground: Ground) -> str | None:

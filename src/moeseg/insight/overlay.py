@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from moeseg.errors import DataError, UsageError, unknown_name
 from moeseg.evaluation.sheet import Colour, Pixels, SheetRow, contact_sheet, drawable
-from moeseg.insight.agreement import agreement_mask, category_names
+from moeseg.insight.agreement import agreement_mask, category_names, short
 from moeseg.types import IGNORE
 
 Scheme = Literal["safe", "original"]
@@ -290,16 +290,12 @@ def frame_sheet(
         panels.append(("expert with the largest weight", winners))
         size = view.ids.shape[0], view.ids.shape[1]
         bars = weight_bars(view.weights, view.ids, classes, size, scheme=scheme)
-        panels.append((f"gate weights (figure: {_short(view.experts[0])})", bars))
+        panels.append((f"gate weights (figure: {short(view.experts[0])})", bars))
         for name, colour in zip(
             view.experts, expert_colours(len(view.experts), scheme), strict=True
         ):
-            legend[f"weight: {_short(name)}"] = colour
+            legend[f"weight: {short(name)}"] = colour
     return _grid(view.head, panels, legend)
-
-
-def _short(name: str) -> str:
-    return name.removeprefix("expert-")
 
 
 def _enlarged(view: FrameView) -> FrameView:
