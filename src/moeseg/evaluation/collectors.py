@@ -221,7 +221,11 @@ class SegmentationCollector(BlockCollector):
     def count(self, ids: Tensor, label: Tensor, keys: Sequence[str]) -> None:
         """Count a batch of classes (B, H, W), however they were chosen; else as `update`."""
         found = confusion_per_image(ids, label.to(ids.device), len(self.classes))  # (B, C, C)
-        self.confusion.index_add_(0, self.units_of(keys), found.cpu())
+        self.count_confusions(found, keys)
+
+    def count_confusions(self, found: Tensor, keys: Sequence[str]) -> None:
+        """Count B frames by their confusion matrices (B, C, C)."""
+        self.confusion.index_add_(0, self.units_of(keys), found.cpu().to(torch.int64))
 
     def rows(self) -> list[Row]:
         """Return one ``segmentation`` row per subset.
@@ -267,8 +271,9 @@ class SegmentationCollector(BlockCollector):
 def difference_rows(collectors: Mapping[str, SegmentationCollector]) -> list[Row]:
     """Return each mixture minus best expert, baseline, mean ensemble and controls, paired.
 
-    Models are known by name: ``moe-...``, ``expert-...``, ``baseline``, ``ensemble-mean``, those of
-    `config.CONTROLS` and the mixture's own ``mean-gate-...``; what is not there gives no row. The
+    Models are known by name: ``moe-...``, ``expert-...``, ``baseline``, ``ensemble-mean`` (where it
+    is not scored ``ensemble-mean-probability``), those of `config.CONTROLS` and the mixture's own
+    ``mean-gate-...``; what is not there gives no row. The
     best expert is the one with the highest mIoU on the very subset and frames that are scored,
     which favours it over the mixture.
 
@@ -288,7 +293,9 @@ def difference_rows(collectors: Mapping[str, SegmentationCollector]) -> list[Row
         if not name.startswith("moe-"):
             continue
         for subset in mixture.subsets:
-            known = ("baseline", "ensemble-mean", *CONTROLS, f"mean-gate-{name}")
+            ensembles = ("ensemble-mean", "ensemble-mean-probability")
+            joined = [other for other in ensembles if other in collectors][:1]
+            known = ("baseline", *joined, *CONTROLS, f"mean-gate-{name}")
             opponents = [other for other in known if other in collectors]
             experts = {other: c for other, c in collectors.items() if other.startswith("expert-")}
             if experts:

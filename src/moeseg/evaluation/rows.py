@@ -93,6 +93,27 @@ METRIC_KEYS: dict[str, tuple[str, ...]] = {
         "oracle_lost",
         "subset_accuracy",
     ),
+    "attack": (
+        "attack",
+        "epsilon",
+        "source",
+        "miou",
+        "clean_miou",
+        "lost",
+        "ci95",
+        "ci_unit",
+        "ci_units",
+        "losses",
+        "route_moved",
+        "route_flipped",
+        "changed",
+        "expert_changed",
+        "expert_miou",
+        "gate_held_miou",
+        "logits_held_miou",
+        "checks",
+        "attack_settings",
+    ),
 }
 """Keys that a kind adds to `BASE_KEYS`; a new kind of row enters here."""
 
@@ -106,6 +127,10 @@ SHARES: dict[str, tuple[str, ...]] = {
     "routing": (
         *("mean_weights", "class_weights", "entropy", "concentration"),
         *("prefers_better", "subset_accuracy"),
+    ),
+    "attack": (
+        *("miou", "clean_miou", "route_moved", "route_flipped", "changed", "expert_changed"),
+        *("expert_miou", "gate_held_miou", "logits_held_miou"),
     ),
 }
 """Readings of a kind that are 0..1 or null where nothing was counted; so is all within a list or

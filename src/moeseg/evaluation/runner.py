@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,6 +18,9 @@ from moeseg.models import Expert, Segmenter, resize
 from moeseg.progress import track
 from moeseg.types import ExpertOutput
 
+Change = Callable[[Tensor, Tensor, Sequence[str]], Tensor]
+"""Makes other images of a batch's images (B, 3, H, W), labels (B, H, W) and B frame keys."""
+
 
 @torch.inference_mode()
 def run_models(
@@ -28,6 +31,8 @@ def run_models(
     batch_size: int = 8,
     workers: int = 0,
     device: torch.device | str = "cpu",
+    change: Change | None = None,
+    title: str = "evaluating",
 ) -> None:
     """Predict every frame with every model and hand each prediction to the model's collectors.
 
@@ -43,6 +48,9 @@ def run_models(
         batch_size: frames of one forward pass.
         workers: loader processes.
         device: where models run; they are moved there.
+        change: what the models see instead of the images: a corruption, an attack. What it
+            draws must hang on the frame's key alone, so that neither batch nor rank counts.
+        title: of the progress bar.
     """
     distributed = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
@@ -56,7 +64,7 @@ def run_models(
             if isinstance(model, nn.Module):
                 model.to(device)
         done = 0
-        for images, label, keys in track(loader, "evaluating", len(loader)):
+        for images, label, keys in track(loader, title, len(loader)):
             size = (int(images.shape[-2]), int(images.shape[-1]))
             of_batch = extents[done : done + len(images)]
             done += len(images)
@@ -64,6 +72,8 @@ def run_models(
             if any(extent is not None for extent in of_batch):
                 padded = tuple(extent or size for extent in of_batch)
             images, label = images.to(device), label.to(device)
+            if change is not None:
+                images = change(images, label, keys)
             outputs: dict[int, ExpertOutput] = {id(e): e.output(images) for e in experts}
             classes: dict[int, Tensor] = {}  # of experts, (B, H, W) each
             for name, model in models.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from moeseg.evaluation.collectors import (
 from moeseg.evaluation.intervals import Blocks
 from moeseg.evaluation.predict import model_taxonomy
 from moeseg.evaluation.rows import METRIC_KEYS, read_rows, write_rows
-from moeseg.evaluation.runner import evaluating, run_models
+from moeseg.evaluation.runner import Change, evaluating, run_models
 from moeseg.evaluation.sheet import SheetRow, contact_sheet, photo
 from moeseg.evaluation.table import write_tables
 from moeseg.files import fingerprint, replacing
@@ -107,6 +108,7 @@ def evaluate(
     infos: Mapping[str, Mapping[str, Any]],
     measures: Sequence[Measure] = (),
     folder: Path | None = None,
+    change: Change | None = None,
 ) -> list[Row]:
     """Score models on frames.
 
@@ -119,6 +121,7 @@ def evaluate(
         infos: what each model was saved with; its seed and settings stand in its rows.
         measures: what is measured beside mIoU, in the same pass.
         folder: where measures put files beside their rows; None for none.
+        change: what the models see instead of the images; its name is the base's `condition`.
 
     Returns:
         Segmentation rows, then differences of mixtures to the others, then the measures' rows.
@@ -152,6 +155,8 @@ def evaluate(
         batch_size=run.study.eval.batch_size,
         workers=run.study.data.workers,
         device=run.device,
+        change=change,
+        title=f"evaluating, {base.get('condition', 'clean')}",
     )
     rows = [row for collector in scored.values() for row in collector.rows()]
     rows += difference_rows(scored)
@@ -267,21 +272,32 @@ def _legend(taxonomy: Taxonomy, present: set[int]) -> dict[str, tuple[int, int, 
     return {taxonomy.classes[i]: taxonomy.colours[i][0] for i in ids}
 
 
-def evaluate_saved(
-    run: Run,
-    folders: Sequence[Path],
-    subsets: Sequence[str],
-    measures: Sequence[Measure] = (),
-    out: Path | None = None,
-) -> list[Row]:
-    """Score saved models on a study's data.
+@dataclass(frozen=True)
+class Saved:
+    """Saved models beside the data that they are to be scored on.
+
+    Attributes:
+        models: by the names of their folders.
+        infos: what each was saved with.
+        frames: what is predicted, each once.
+        subsets: subsets and joins of these.
+        base: keys of every row.
+    """
+
+    models: Mapping[str, Model]
+    infos: Mapping[str, Mapping[str, Any]]
+    frames: tuple[Frame, ...]
+    subsets: tuple[str, ...]
+    base: Row
+
+
+def open_saved(run: Run, folders: Sequence[Path], subsets: Sequence[str]) -> Saved:
+    """Load saved models to be scored on a study's data.
 
     Args:
         run: whose data, size and evaluation settings hold.
         folders: of the models; each is called by its folder's name.
         subsets: subsets and joins that get a row.
-        measures: what is measured beside mIoU.
-        out: where measures put files beside their rows; None for none.
 
     Raises:
         CheckpointError: a folder holds no model, or one of another taxonomy than the data.
@@ -317,7 +333,29 @@ def evaluate_saved(
         weights_digest(one) for folder in folders for one in (folder, *referenced_experts(folder))
     ]
     base = row_base(run, size, fingerprint([digests, run.frames_print(frames), size]))
-    return evaluate(models, run, frames, subsets, base, infos, measures, out)
+    return Saved(models, infos, frames, tuple(subsets), base)
+
+
+def evaluate_saved(
+    run: Run,
+    folders: Sequence[Path],
+    subsets: Sequence[str],
+    measures: Sequence[Measure] = (),
+    out: Path | None = None,
+) -> list[Row]:
+    """Score saved models on a study's data; arguments and errors as `open_saved`.
+
+    Args:
+        run: whose data, size and evaluation settings hold.
+        folders: of the models.
+        subsets: subsets and joins that get a row.
+        measures: what is measured beside mIoU.
+        out: where measures put files beside their rows; None for none.
+    """
+    saved = open_saved(run, folders, subsets)
+    return evaluate(
+        saved.models, run, saved.frames, subsets, saved.base, saved.infos, measures, out
+    )
 
 
 def _common_size(folders: Sequence[Path]) -> Size:

@@ -1,0 +1,211 @@
+"""Rows of a sweep, made from the counts that it left: scores, differences, what attacks did.
+
+A model attacked by itself gets rows of kind ``segmentation`` and ``difference``, like clean ones
+under another condition, and one of kind ``attack``; scored on images made for another model, only
+the latter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moeseg.evaluation.collectors import SegmentationCollector, difference_rows
+from moeseg.evaluation.intervals import Blocks, miou_interval
+from moeseg.evaluation.rows import validate_row
+from moeseg.metrics import scores
+from moeseg.models import Model
+from moeseg.robustness.checks import Checked, check_all
+from moeseg.robustness.sweep import Unit, parts_of, path_of, read_counts
+from moeseg.robustness.worst import worst_case
+from moeseg.types import Frame, Row
+
+
+@dataclass(frozen=True)
+class Stand:
+    """What the rows of a sweep share.
+
+    Attributes:
+        frames: the N attacked frames, in the order of the counts.
+        classes: C class names, in id order.
+        subsets: subsets and joins that get rows.
+        bases: the keys that all rows of a model share, by its name; see `rows.BASE_KEYS`.
+        experts: names of each model's experts, by the model's name.
+    """
+
+    frames: tuple[Frame, ...]
+    classes: tuple[str, ...]
+    subsets: tuple[str, ...]
+    bases: Mapping[str, Row]
+    experts: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One attack on one source, its worst case chosen frame by frame.
+
+    Attributes:
+        unit: the attack.
+        targets: (N, C, C) counts by model name.
+        notes: what `craft.Crafter` noted, (N, ...) each.
+    """
+
+    unit: Unit
+    targets: Mapping[str, Tensor]
+    notes: Mapping[str, Tensor]
+
+
+def read_outcome(folder: Path, unit: Unit) -> Outcome:
+    """Read all parts of a unit and choose the worst for its source, frame by frame."""
+    parts = [read_counts(path_of(folder, part)) for part in parts_of(unit)]
+    if len(parts) == 1:
+        return Outcome(unit, parts[0].targets, parts[0].notes)
+    choice = worst_case(torch.stack([part.targets[unit.source] for part in parts]))
+
+    def chosen(values: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(values))[choice, np.arange(len(choice))]  # (A, N, ...) -> (N, ...)
+
+    return Outcome(
+        unit,
+        {name: chosen([part.targets[name] for part in parts]) for name in parts[0].targets},
+        {name: chosen([part.notes[name] for part in parts]) for name in parts[0].notes},
+    )
+
+
+def sweep_rows(units: Sequence[Unit], folder: Path, stand: Stand) -> list[Row]:
+    """Return all rows of a finished sweep.
+
+    Args:
+        units: of the sweep.
+        folder: where `sweep.run_sweep` left their counts.
+        stand: what the rows share.
+    """
+    outcomes = [read_outcome(folder, unit) for unit in units]
+    checked = [one for outcome in outcomes for one in _checked(outcome, stand)]
+    rows: list[Row] = []
+    for condition in dict.fromkeys(unit.condition for unit in units):
+        own = {
+            one.target: one.scored
+            for one in checked
+            if one.source == one.target and one.scored.base["condition"] == condition
+        }
+        rows += [row for scored in own.values() for row in scored.rows()]
+        rows += difference_rows(own)
+    by_unit = {(o.unit.source, o.unit.condition): o for o in outcomes}
+    for one in checked:
+        outcome = by_unit[one.source, str(one.scored.base["condition"])]
+        for subset in stand.subsets:
+            rows.append(_attack_row(one, outcome, checked, subset, stand))
+    return rows
+
+
+def _checked(outcome: Outcome, stand: Stand) -> list[Checked]:
+    unit = outcome.unit
+    found = []
+    for target, counts in outcome.targets.items():
+        scored = _scored(target, counts, unit.condition, stand)
+        losses = outcome.notes["losses"] if target == unit.source else None
+        found.append(Checked(unit.source, target, unit.attack, unit.epsilon, scored, losses))
+    return found
+
+
+def _scored(model: str, counts: Tensor, condition: str, stand: Stand) -> SegmentationCollector:
+    base = {**stand.bases[model], "condition": condition}
+    place = (stand.classes, Blocks.of(stand.frames), stand.subsets, base)
+    collector = SegmentationCollector(model, *place)
+    collector.count_confusions(counts, [frame.key for frame in stand.frames])
+    return collector
+
+
+def _attack_row(
+    one: Checked, outcome: Outcome, checked: Sequence[Checked], subset: str, stand: Stand
+) -> Row:
+    unit, notes = outcome.unit, outcome.notes
+    inside = _frames_of(subset, stand)
+    attacked, ci_unit = one.scored.groups(subset)
+    miou = one.scored.miou(subset)
+    own = one.source == one.target
+    clean = _clean(one, notes, stand)
+    clean_miou = clean.miou(subset) if clean else None
+    row = one.scored.head("attack", subset) | {
+        "attack": unit.name,
+        "epsilon": unit.epsilon,
+        "source": one.source,
+        "miou": miou,
+        "clean_miou": clean_miou,
+        "lost": None if miou is None or clean_miou is None else clean_miou - miou,
+        "ci95": miou_interval(clean.groups(subset)[0], attacked) if clean else None,
+        "ci_unit": ci_unit,
+        "ci_units": len(attacked),
+        "losses": _means(notes["losses"][inside]) if own else None,
+        **(_part_values(notes, inside, stand.experts[one.target], stand) if own else _NO_PARTS),
+        "checks": check_all(one, checked, subset),
+        "attack_settings": {k: v for k, v in asdict(unit.attack).items() if v is not None},
+    }
+    validate_row(row)
+    return row
+
+
+_NO_PARTS: dict[str, None] = dict.fromkeys(
+    (
+        *("route_moved", "route_flipped", "changed", "expert_changed", "expert_miou"),
+        *("gate_held_miou", "logits_held_miou"),
+    )
+)
+
+
+def _clean(one: Checked, notes: Mapping[str, Tensor], stand: Stand) -> SegmentationCollector | None:
+    """Return the scored model's counts on the same frames without an attack, where known."""
+    if one.source != one.target:
+        return None
+    return _scored(one.target, notes["clean"], "clean", stand)
+
+
+def _frames_of(subset: str, stand: Stand) -> NDArray[np.bool_]:
+    parts = {part.strip() for part in subset.split("+")}
+    return np.array([frame.subset in parts for frame in stand.frames])
+
+
+def _means(losses: Tensor) -> list[float]:
+    return [round(float(value), 5) for value in losses.double().mean(0)]  # (N, T) -> T
+
+
+def _part_values(
+    notes: Mapping[str, Tensor], inside: NDArray[np.bool_], experts: Sequence[str], stand: Stand
+) -> dict[str, object]:
+    """Return how far the route moved, which masks changed, and what each part alone would do."""
+    if "moved" not in notes:
+        return dict(_NO_PARTS)
+    held = {name: values[inside] for name, values in notes.items()}
+    pixels = int(held["clean"].sum())
+    shares = held["expert_changed"].double().sum(0) / max(pixels, 1)  # (N, E) -> (E,)
+    by_expert = held["expert"].long().sum(0)  # (N, E, C, C) -> (E, C, C)
+    return {
+        "route_moved": float(held["moved"].double().mean()),
+        "route_flipped": float(held["flipped"].double().mean()),
+        "changed": int(held["changed"].sum()) / max(pixels, 1),
+        "expert_changed": dict(zip(experts, shares.tolist(), strict=True)),
+        "expert_miou": {
+            name: scores(counts).miou for name, counts in zip(experts, by_expert, strict=True)
+        },
+        "gate_held_miou": scores(held["gate_held"].long().sum(0)).miou,
+        "logits_held_miou": scores(held["logits_held"].long().sum(0)).miou,
+    }
+
+
+def expert_names_of(models: Mapping[str, Model]) -> dict[str, tuple[str, ...]]:
+    """Return what each model's experts are called: as models of their own, or by their place."""
+    known = {id(model): name for name, model in models.items()}
+    return {
+        name: tuple(
+            known.get(id(expert), f"expert-{place}").removeprefix("expert-")
+            for place, expert in enumerate(model.experts, 1)
+        )
+        for name, model in models.items()
+    }

@@ -1,0 +1,365 @@
+"""Attacks on one image at a time: what they are, and the one projected ascent behind them all.
+
+An attack is a start, a direction, a projection and a loss. The black-box attack is in `square`,
+one change for all images in `universal`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from moeseg.errors import DataError, UsageError, unknown_name
+from moeseg.evaluation.runner import evaluating
+from moeseg.models import Model
+from moeseg.progress import say
+from moeseg.robustness.ball import project, uniform_start
+from moeseg.robustness.directions import AdamOfSigns, Apgd, Direction, Project, SignStep
+from moeseg.robustness.losses import LossName, Pixels, cross_entropy, loss_of
+from moeseg.robustness.paths import ALL, Forward, forward_through
+from moeseg.robustness.square import square
+from moeseg.types import IGNORE
+
+Kind = Literal[
+    "fgsm",
+    "pgd",
+    "segpgd",
+    "cospgd",
+    "apgd",
+    "apgd-js",
+    "apgd-masked",
+    "apgd-balanced",
+    "sea",
+    "square",
+    "universal",
+    "fgsm-published",
+    "pgd-published",
+    "universal-published",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SEA_PARTS: tuple[Kind, ...] = ("apgd-js", "apgd-masked", "apgd-balanced")
+RADII = ((0.3, 2.0), (0.3, 1.5), (0.4, 1.0))
+"""Shares of the steps and their radii in epsilons (Croce et al., ECCV 2024)."""
+
+_STEPS: dict[Kind, int] = {
+    "fgsm": 1,
+    "fgsm-published": 1,
+    "sea": 30,
+    "square": 200,
+    "universal": 5,
+    "universal-published": 30,
+}
+_LOSSES: dict[Kind, LossName] = {
+    "segpgd": "segpgd",
+    "cospgd": "cospgd",
+    "apgd-js": "jensen-shannon",
+    "apgd-masked": "masked",
+    "apgd-balanced": "masked-balanced",
+    "square": "jensen-shannon",
+}
+_NAME = re.compile(r"(?P<kind>[a-z-]*[a-z])(-(?P<steps>\d+))?(x(?P<restarts>\d+))?(:(?P<part>.+))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """An attack on single images, without the radius.
+
+    Attributes:
+        kind: ``fgsm`` (Goodfellow et al., 2015), ``pgd`` (Madry et al., 2018), ``segpgd`` (Gu et
+            al., 2022), ``cospgd`` (Agnihotri et al., 2024), ``apgd`` (Croce and Hein, 2020) with
+            cross-entropy or one of the three losses of ``sea`` (Croce et al., ECCV 2024), which
+            runs all three and keeps the worst; ``square`` (Andriushchenko et al., 2020) asks only
+            for outputs. ``fgsm-published`` and ``pgd-published`` are the original's, with what is
+            wrong with them.
+        steps: gradients (queries of ``square``); of ``sea``, for each of its losses.
+        restarts: random starts, of which each image keeps the worst.
+        step_size: length of a step of pgd, segpgd, cospgd in epsilons; None is 2.5 / steps.
+        momentum: of these, 0..1.
+        through: the part of a mixture that the gradient passes; see `paths.forward_through`.
+        clip: keep images in [0, 1]; only a published attack may not.
+
+    Raises:
+        UsageError: a number is out of its range.
+    """
+
+    kind: Kind = "pgd"
+    steps: int = 10
+    restarts: int = 1
+    step_size: float | None = None
+    momentum: float = 0.0
+    through: str = ALL
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UsageError(unknown_name("attack", self.kind, KINDS))
+        if self.steps < 1 or self.restarts < 1:
+            raise UsageError(
+                f"attack {self.kind}: expected 1 step and 1 restart or more, got {self.steps} and "
+                f"{self.restarts}; `clean` rows tell how a model fares without an attack"
+            )
+        if not 0 <= self.momentum <= 1 or (self.step_size is not None and self.step_size <= 0):
+            raise UsageError(
+                f"attack {self.kind}: expected a momentum in 0..1 and a step size above 0, got "
+                f"{self.momentum} and {self.step_size}"
+            )
+
+    @classmethod
+    def parse(cls, name: str) -> Attack:
+        """Read a name such as ``pgd``, ``pgd-50x3`` (steps, restarts) or ``pgd-10:weights``.
+
+        Raises:
+            UsageError: the name is not of that form, or no such attack.
+        """
+        found = _NAME.fullmatch(name)
+        kind = found["kind"] if found else name
+        if found is None or kind not in KINDS:
+            raise UsageError(
+                unknown_name("attack", kind, KINDS)
+                + " Steps, restarts and a part may follow: pgd-50x3, pgd-10:weights."
+            )
+        steps = int(found["steps"]) if found["steps"] else _STEPS.get(kind, 10)
+        restarts = int(found["restarts"] or 1)
+        return cls(kind=kind, steps=steps, restarts=restarts, through=found["part"] or ALL)
+
+    @property
+    def published(self) -> bool:
+        """Whether this is an attack as the original ran it."""
+        return self.kind.endswith("-published")
+
+    def parts(self) -> tuple[Attack, ...]:
+        """Return the attacks that this one is the worst case of; itself where it is single."""
+        if self.kind != "sea":
+            return (self,)
+        return tuple(replace(self, kind=kind) for kind in SEA_PARTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Perturbed:
+    """Images after an attack.
+
+    Attributes:
+        images: (B, 3, H, W), within epsilon of those that were given.
+        wrong: (B,) int64 labelled pixels that the attack saw go wrong on them.
+        losses: (T, B) cross-entropy along the steps of the last run, the start first.
+    """
+
+    images: Tensor
+    wrong: Tensor
+    losses: Tensor
+
+
+def perturb(
+    model: Model,
+    images: Tensor,
+    label: Tensor,
+    generators: Sequence[torch.Generator],
+    *,
+    epsilon: float,
+    attack: Attack,
+) -> Perturbed:
+    """Attack a batch of images; the model's mode, gradients and parameters are as before after.
+
+    Of all points on the way, each image keeps the one with most labelled pixels wrong, the latest
+    among equals; ``fgsm`` and the published attacks keep their last.
+
+    Args:
+        model: an expert, ensemble or mixture.
+        images: (B, 3, H, W) in [0, 1].
+        label: (B, H, W) uint8 ids, 255 ignored.
+        generators: one for each image, on the CPU, of its random starts.
+        epsilon: radius of the L-infinity ball, 0..1; 0 gives the images back.
+        attack: which one.
+
+    Raises:
+        UsageError: epsilon out of range, a part that the model has not, or a model whose output
+            has no gradient.
+        DataError: no pixel of the whole batch is labelled.
+    """
+    if attack.kind.startswith("universal"):
+        raise UsageError(
+            f"attack {attack.kind}: expected an attack on single images; a universal change is "
+            "trained with `train_universal` and added with `apply_universal`"
+        )
+    if not 0 <= epsilon <= 1:
+        raise UsageError(
+            f"epsilon: expected a radius in 0..1, of pixels in [0, 1], got {epsilon:g}; write "
+            "4/255 for four grey levels"
+        )
+    if bool((label == IGNORE).all()):
+        raise DataError(
+            "expected labelled pixels to attack, got a batch whose labels are all ignored; choose "
+            "other frames, or look at them with `moeseg data check`"
+        )
+    with torch.inference_mode(False), still(model):
+        images, label = images.clone(), label.clone()  # an inference tensor takes no gradient
+        forward = forward_through(model, attack.through)
+        return _in_memory(forward, images, label, generators, epsilon, attack)
+
+
+@contextmanager
+def still(model: Model) -> Iterator[None]:
+    """Hold a model in eval mode and its parameters free of gradients, and undo that afterwards."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with evaluating([model]):
+        try:
+            for parameter in wanted:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in wanted:
+                parameter.requires_grad_(True)
+
+
+def _in_memory(
+    forward: Forward,
+    images: Tensor,
+    label: Tensor,
+    generators: Sequence[torch.Generator],
+    epsilon: float,
+    attack: Attack,
+) -> Perturbed:
+    """Attack in halves what the device's memory does not hold at once."""
+    states = [generator.get_state() for generator in generators]
+    try:
+        return _worst(forward, images, label, generators, epsilon, attack)
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+    half = len(images) // 2
+    say(f"attack: out of memory with {len(images)} images at once; going on with {half}")
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
+    both = [
+        _in_memory(forward, images[part], label[part], generators[part], epsilon, attack)
+        for part in (slice(half), slice(half, None))
+    ]
+    return Perturbed(
+        torch.cat([one.images for one in both]),
+        torch.cat([one.wrong for one in both]),
+        torch.cat([one.losses for one in both], dim=1),
+    )
+
+
+def _worst(
+    forward: Forward,
+    images: Tensor,
+    label: Tensor,
+    generators: Sequence[torch.Generator],
+    epsilon: float,
+    attack: Attack,
+) -> Perturbed:
+    """Run every part of an attack as often as it restarts; each image keeps its worst."""
+    worst: Perturbed | None = None
+    for part in attack.parts():
+        for _ in range(part.restarts):
+            found = _run(forward, images, label, generators, epsilon, part)
+            if worst is not None:
+                keep = worst.wrong > found.wrong
+                kept = torch.where(keep[:, None, None, None], worst.images, found.images)
+                found = replace(found, images=kept, wrong=torch.maximum(worst.wrong, found.wrong))
+            worst = found
+    assert worst is not None
+    return worst
+
+
+def _run(
+    forward: Forward,
+    images: Tensor,
+    label: Tensor,
+    generators: Sequence[torch.Generator],
+    epsilon: float,
+    attack: Attack,
+) -> Perturbed:
+    """Run one attack once."""
+    if attack.kind == "square":
+        return Perturbed(*square(forward, images, label, generators, epsilon, attack.steps))
+    noise = attack.kind not in ("fgsm", "fgsm-published")
+    stages = [(attack.steps, epsilon)]
+    if attack.kind in SEA_PARTS:
+        stages = staged(attack.steps, epsilon)
+    point = images
+    if noise:
+        point = uniform_start(images, stages[0][1], generators)
+    found: Perturbed | None = None
+    for steps, radius in stages:
+        found = _ascend(forward, images, label, point, radius, replace(attack, steps=steps))
+        point = found.images
+    assert found is not None
+    return found
+
+
+def staged(steps: int, epsilon: float) -> list[tuple[int, float]]:
+    """Return steps and radius of each stage of a shrinking ball; at least one step at the end."""
+    counts = [int(share * steps) for share, _ in RADII[:-1]]
+    counts.append(steps - sum(counts))
+    return [(n, factor * epsilon) for n, (_, factor) in zip(counts, RADII, strict=True) if n]
+
+
+def _ascend(
+    forward: Forward,
+    images: Tensor,
+    label: Tensor,
+    start: Tensor,
+    epsilon: float,
+    attack: Attack,
+) -> Perturbed:
+    """Climb the loss from a start inside the ball: the one loop of all white-box attacks."""
+
+    def inside(points: Tensor) -> Tensor:
+        return project(points, images, epsilon, clip=attack.clip)
+
+    direction = _direction(attack, inside, epsilon)
+    loss = loss_of(_LOSSES.get(attack.kind, "cross-entropy"))
+    # the original scores the point before its last update
+    updates = attack.steps - (attack.kind == "pgd-published")
+    last_only = attack.published or attack.kind == "fgsm"
+    point = kept = inside(start)
+    most = torch.full((len(images),), -1, device=images.device)
+    losses = []
+    for number in range(updates + 1):
+        final = number == updates
+        with torch.set_grad_enabled(not final):
+            at = point.detach().requires_grad_(not final)
+            pixels = Pixels.of(forward(at).logits, label)
+            value = loss(pixels, number / max(updates, 1))  # (B,)
+        wrong = pixels.wrong()
+        better = (wrong >= most) | last_only
+        most = torch.where(better, wrong, most)
+        kept = torch.where(better[:, None, None, None], point, kept)
+        losses.append(cross_entropy(pixels, 0.0).detach())
+        if not final:
+            point = direction.advance(point, gradient_of(value, at), value.detach())
+    return Perturbed(kept, most, torch.stack(losses))  # T x (B,) -> (T, B)
+
+
+def _direction(attack: Attack, inside: Project, epsilon: float) -> Direction:
+    if attack.kind == "pgd-published":
+        return AdamOfSigns(inside)
+    if attack.kind.startswith("apgd"):
+        return Apgd(inside, epsilon, attack.steps)
+    # one step of FGSM goes to the edge of the ball; many steps reach it from anywhere inside
+    share = 1.0 if attack.kind.startswith("fgsm") else 2.5 / attack.steps
+    share = attack.step_size or min(share, 1.0)
+    return SignStep(inside, share * epsilon, attack.momentum)
+
+
+def gradient_of(value: Tensor, at: Tensor) -> Tensor:
+    """Return the gradient of values (B,) by the points they were computed at.
+
+    Raises:
+        UsageError: the model gives none.
+    """
+    if not value.requires_grad:
+        raise UsageError(
+            "expected a model whose output has a gradient, got one without (an exported one?); "
+            "attack it with `square`, which needs none, or with examples made for another model"
+        )
+    (gradient,) = torch.autograd.grad(value.sum(), at)
+    return gradient

@@ -1,0 +1,130 @@
+"""Can an attack be believed? Checks that a weak or broken attack fails, shown with its rows.
+
+After the advice of Athalye et al. (2018) and Carlini et al. (2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from moeseg.evaluation.collectors import SegmentationCollector
+from moeseg.evaluation.intervals import miou_interval
+from moeseg.robustness.attacks import Attack
+
+BROKEN = 0.01
+"""An undefended network has an mIoU below this at `LARGE`; else the attack fails, not the network."""
+LARGE = 32 / 255
+
+CHECKS: dict[str, str] = {
+    "budget": "more steps or restarts are never weaker",
+    "radius": "a larger radius is never weaker",
+    "collapse": "at 32/255 or more, mIoU is below 0.01",
+    "white-box": "at least as strong as transfer and black-box",
+    "progress": "the best loss so far rises along the steps",
+}
+"""Names of the checks, and what each asks; never and at least: beyond the paired interval."""
+
+Checks = dict[str, bool | None]
+"""By name, whether a check holds; None where nothing was there to compare with."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One attack as the checks see it.
+
+    Attributes:
+        source: name of the attacked model.
+        target: of the scored one.
+        attack: what was done.
+        epsilon: radius.
+        scored: its counts on all frames.
+        losses: (N, T) cross-entropy along the steps; empty where the target is not the source.
+    """
+
+    source: str
+    target: str
+    attack: Attack
+    epsilon: float
+    scored: SegmentationCollector
+    losses: Tensor | None
+
+    @property
+    def white_box(self) -> bool:
+        """Whether the gradient of the scored model itself was used, of all its parts."""
+        known = self.source == self.target and self.attack.kind != "square"
+        return known and self.attack.through == "all" and not self.universal
+
+    @property
+    def universal(self) -> bool:
+        """Whether it is one change for all images."""
+        return self.attack.kind.startswith("universal")
+
+
+def check_all(one: Checked, others: Sequence[Checked], subset: str) -> Checks:
+    """Return every check of one attack among all others of its sweep, on a subset or join."""
+    same = [o for o in others if o.target == one.target and o is not one]
+    own = [o for o in same if o.source == one.source and _alike(o.attack, one.attack)]
+    weaker_budget = [
+        o
+        for o in own
+        if o.epsilon == one.epsilon
+        and o.attack.steps <= one.attack.steps
+        and o.attack.restarts <= one.attack.restarts
+    ]
+    smaller = [o for o in own if _budget(o) == _budget(one) and o.epsilon < one.epsilon]
+    blind = [o for o in same if o.epsilon == one.epsilon and _blind(o)]
+    return {
+        "budget": _at_least_as_strong(one, weaker_budget, subset),
+        "radius": _at_least_as_strong(one, smaller, subset),
+        "collapse": _collapsed(one, subset),
+        "white-box": _at_least_as_strong(one, blind, subset) if one.white_box else None,
+        "progress": _rises(one.losses),
+    }
+
+
+def _alike(a: Attack, b: Attack) -> bool:
+    return (a.kind, a.through, a.momentum) == (b.kind, b.through, b.momentum)
+
+
+def _budget(one: Checked) -> tuple[int, int]:
+    return one.attack.steps, one.attack.restarts
+
+
+def _blind(other: Checked) -> bool:
+    """Return whether an attack did without the scored model's gradients."""
+    return other.attack.kind == "square" or other.source != other.target
+
+
+def _at_least_as_strong(one: Checked, others: Iterable[Checked], subset: str) -> bool | None:
+    """Return whether no other attack leaves a lower mIoU beyond the paired interval."""
+    verdicts = []
+    for other in others:
+        mine, _ = one.scored.groups(subset)
+        theirs, _ = other.scored.groups(subset)
+        interval = miou_interval(mine, theirs)  # of this attack minus the other
+        if interval is not None:
+            verdicts.append(interval[0] <= 0.0)
+    return all(verdicts) if verdicts else None
+
+
+def _collapsed(one: Checked, subset: str) -> bool | None:
+    if not one.white_box or one.epsilon < LARGE:
+        return None
+    miou = one.scored.miou(subset)
+    return None if miou is None else miou < BROKEN
+
+
+def _rises(losses: Tensor | None) -> bool | None:
+    """Return whether the best loss so far ends above its start, on the mean of the frames."""
+    if losses is None or losses.shape[1] < 2:
+        return None
+    best = losses.double().cummax(1).values.mean(0)  # (N, T) -> (T,)
+    return bool(best[-1] > best[0])
+
+
+def describe(checks: Mapping[str, bool | None]) -> str:
+    """Return the names of the checks that failed, for a note; empty where none did."""
+    return ", ".join(name for name, holds in checks.items() if holds is False)

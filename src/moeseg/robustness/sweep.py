@@ -1,0 +1,247 @@
+"""A sweep: attacks times radii times models, each a file of counts; what is there is not redone.
+
+Under an initialised process group every rank attacks its share of the frames. Rows are made of the
+files by `attack_rows`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from moeseg.data import SegmentationDataset
+from moeseg.errors import DataError
+from moeseg.evaluation.collectors import several_ranks
+from moeseg.evaluation.runner import run_models
+from moeseg.files import replacing
+from moeseg.models import Model
+from moeseg.progress import say
+from moeseg.robustness.attacks import Attack, Perturbed, perturb
+from moeseg.robustness.ball import generators_of
+from moeseg.robustness.craft import Craft, Crafter, FrameCounts
+from moeseg.robustness.universal import apply_as_attack, train_universal
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One attack at one radius on one model.
+
+    Attributes:
+        source: name of the model that is attacked.
+        name: of the attack, e.g. ``pgd-10``.
+        attack: its settings.
+        radius: epsilon as it was written, e.g. ``4/255``.
+        epsilon: its value.
+    """
+
+    source: str
+    name: str
+    attack: Attack
+    radius: str
+    epsilon: float
+
+    @property
+    def condition(self) -> str:
+        """Name of the condition in rows, e.g. ``pgd-10@4/255``."""
+        return f"{self.name}@{self.radius}"
+
+
+@dataclass(frozen=True)
+class Arena:
+    """What all attacks of a sweep share.
+
+    Attributes:
+        models: by name; all that may be attacked or scored.
+        frames: that are attacked, at the size of scoring.
+        training: frames of a training subset, for universal changes; None where there are none.
+        folder: of the files.
+        classes: C, their number.
+        transfer: score every model on the images made for each; else only the source.
+        seed: of random starts.
+        batch_size: frames of one step.
+        workers: loader processes.
+        device: where models run.
+    """
+
+    models: Mapping[str, Model]
+    frames: SegmentationDataset
+    training: SegmentationDataset | None
+    folder: Path
+    classes: int
+    transfer: bool = False
+    seed: int = 0
+    batch_size: int = 8
+    workers: int = 0
+    device: torch.device | str = "cpu"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The N frames' keys."""
+        return tuple(frame.key for frame in self.frames.frames)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is kept of one attack on one source.
+
+    Attributes:
+        targets: (N, C, C) confusion matrices on the attacked images, by model name.
+        notes: what `Crafter` noted, each with N first.
+    """
+
+    targets: Mapping[str, Tensor]
+    notes: Mapping[str, Tensor]
+
+
+def run_sweep(units: Sequence[Unit], arena: Arena) -> None:
+    """Carry out what is not there yet; what is finished stays if a later attack fails."""
+    parts = [part for unit in units for part in parts_of(unit)]
+    left = [part for part in dict.fromkeys(parts) if not path_of(arena.folder, part).exists()]
+    left = _agreed(left)
+    for number, unit in enumerate(left, 1):
+        say(f"attack {number}/{len(left)}: {unit.condition} on {unit.source}")
+        counts = _carry_out(unit, arena)
+        if not several_ranks() or dist.get_rank() == 0:
+            _write(path_of(arena.folder, unit), counts)
+
+
+def parts_of(unit: Unit) -> Iterator[Unit]:
+    """Yield the attacks that a unit is the worst case of; itself where it is single."""
+    if unit.attack.kind != "sea":
+        yield unit
+        return
+    for part in unit.attack.parts():
+        name = unit.name.replace("sea", part.kind, 1)
+        yield replace(unit, name=name, attack=part)
+
+
+def path_of(folder: Path, unit: Unit) -> Path:
+    """Return the file of a single attack."""
+    safe = re.sub(r"[^\w.@-]", "_", unit.condition.replace("/", "-"))
+    return folder / unit.source / f"{safe}.npz"
+
+
+def read_counts(path: Path) -> Counts:
+    """Read what an attack left.
+
+    Raises:
+        DataError: the file is missing or not as written.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            held = {name: torch.from_numpy(file[name]) for name in file.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path}: expected counts of an attack, got {type(error).__name__}: {error}; remove "
+            "the file and run the same command again"
+        ) from error
+    targets: dict[str, Tensor] = {}
+    notes: dict[str, Tensor] = {}
+    for name, values in held.items():
+        kind, _, own = name.partition(":")
+        (targets if kind == "target" else notes)[own] = values
+    return Counts(targets, notes)
+
+
+def _write(path: Path, counts: Counts) -> None:
+    content = io.BytesIO()
+    held = {f"target:{name}": values.numpy() for name, values in counts.targets.items()}
+    held |= {f"note:{name}": values.numpy() for name, values in counts.notes.items()}
+    np.savez_compressed(content, **held)  # type: ignore[arg-type]  # names are not keywords
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(content.getvalue())
+
+
+def _carry_out(unit: Unit, arena: Arena) -> Counts:
+    source = arena.models[unit.source]
+    source.to(arena.device)
+    crafter = Crafter(source, _craft(unit, arena), arena.keys)
+    scored = arena.models if arena.transfer else {unit.source: source}
+    counted = {name: FrameCounts(arena.keys, arena.classes) for name in scored}
+    run_models(
+        scored,
+        arena.frames,
+        {name: [one] for name, one in counted.items()},
+        batch_size=arena.batch_size,
+        workers=arena.workers,
+        device=arena.device,
+        change=crafter,
+        title=f"{unit.condition} on {unit.source}",
+    )
+    crafter.sync()
+    return Counts({name: one.confusion for name, one in counted.items()}, crafter.notes)
+
+
+def _craft(unit: Unit, arena: Arena) -> Craft:
+    source = arena.models[unit.source]
+    attack = replace(unit.attack, clip=clips(source, unit.attack))
+    if attack.kind.startswith("universal"):
+        return _craft_universal(unit, arena, attack)
+
+    def craft(images: Tensor, label: Tensor, keys: Sequence[str]) -> Perturbed:
+        generators = generators_of(arena.seed, keys)
+        return perturb(source, images, label, generators, epsilon=unit.epsilon, attack=attack)
+
+    return craft
+
+
+def _craft_universal(unit: Unit, arena: Arena, attack: Attack) -> Craft:
+    source = arena.models[unit.source]
+    if arena.training is None:
+        raise DataError(
+            f"{unit.condition}: expected training frames to fit a universal change on, got none; "
+            "name a subset that has some with robustness.universal_subset"
+        )
+    change = train_universal(
+        source,
+        arena.training,
+        epsilon=unit.epsilon,
+        attack=attack,
+        out=path_of(arena.folder, unit).with_suffix(".safetensors"),
+        provenance={
+            "model": unit.source,
+            "attack": {k: v for k, v in asdict(attack).items() if v is not None},
+            "frames": len(arena.training),
+            "subsets": sorted({frame.subset for frame in arena.training.frames}),
+            "size": list(arena.training.size or ()),
+            "seed": arena.seed,
+        },
+        batch_size=arena.batch_size,
+        seed=arena.seed,
+        workers=arena.workers,
+        device=arena.device,
+    )
+
+    def craft(images: Tensor, label: Tensor, keys: Sequence[str]) -> Perturbed:
+        return apply_as_attack(source, images, label, change, unit.epsilon, clip=attack.clip)
+
+    return craft
+
+
+def clips(source: Model, attack: Attack) -> bool:
+    """Return whether an attack keeps images in [0, 1]: all do but some of the published ones.
+
+    The original clips PGD and universal changes of an FRRN, and nothing of a DeepLab.
+    """
+    if not attack.published:
+        return True
+    names = [str(expert.description.get("name", "")) for expert in source.experts]
+    return attack.kind != "fgsm-published" and all(name.startswith("frrn") for name in names)
+
+
+def _agreed(left: Sequence[Unit]) -> list[Unit]:
+    """Return what rank 0 found to be left, on every rank."""
+    if not several_ranks():
+        return list(left)
+    held: list[list[Unit] | None] = [list(left)]
+    dist.broadcast_object_list(held, src=0)
+    assert held[0] is not None
+    return held[0]
