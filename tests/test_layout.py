@@ -17,6 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("evaluation",),
     ("insight",),
+    ("robustness",),
     ("report",),
     ("study",),
     ("ablation",),

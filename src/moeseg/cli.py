@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from moeseg.models import Rule
     from moeseg.models.backbones import OutputStride
     from moeseg.run import Run
+    from moeseg.types import Row
 
 app = typer.Typer(
     name="moeseg",
@@ -254,6 +255,83 @@ def insight(
             _tell(f"{what}: {out / name}")
 
 
+Models = Annotated[
+    list[Path], typer.Argument(metavar="MODEL...", help="Folders of saved models, or of a run.")
+]
+Scored = Annotated[
+    list[str] | None,
+    typer.Option("--subset", help="Subset or join, e.g. highway+urban; of a run its own."),
+]
+DataFile = Annotated[
+    Path | None,
+    typer.Option(help="Study file whose `data` and `eval` settings hold; of a run its own."),
+]
+
+
+@app.command()
+def attack(
+    models: Models,
+    epsilon: Annotated[
+        list[str], typer.Option(help="Radius of the ball, e.g. 4/255; may be given often.")
+    ],
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option("--attack", help="E.g. fgsm, pgd-50x3, sea-30, square-500, pgd-10:weights."),
+    ] = None,
+    data: DataFile = None,
+    subset: Scored = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="So many evenly spaced frames; all by default.")
+    ] = None,
+    transfer: Annotated[
+        bool, typer.Option("--transfer", help="Score each model on every model's images.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for rows, tables and counts.")] = Path("attack"),
+    set_: Set = None,
+) -> None:
+    """Attack saved models and print how they fare, with checks of whether to believe it.
+
+    An attack is a name, then steps, restarts and the part of a mixture that the gradient passes:
+    `pgd-10` by default, `pgd-50x3`, `sea-30` (the strong one), `pgd-10:weights` (the gate alone),
+    `universal-5` (one change for all images), `pgd-published`. Stopped, the same command goes on.
+    """
+    from moeseg.config import SweepConfig, validated
+    from moeseg.robustness.saved import attack_saved
+
+    run, folders, subsets = _open_models(models, data, subset, set_)
+    raw = {"attacks": attacks or ["pgd-10"], "epsilons": epsilon}
+    sweep = validated(SweepConfig, {**raw, "frames": frames, "transfer": transfer}, "moeseg attack")
+    _tell_conditions(out, attack_saved(run, folders, subsets, sweep, out))
+
+
+@app.command()
+def corrupt(
+    models: Models,
+    corruption: Annotated[
+        list[str] | None, typer.Option(help="E.g. fog; all 15 by default; may be given often.")
+    ] = None,
+    severity: Annotated[
+        list[int] | None, typer.Option(help="1 to 5; 1, 3 and 5 by default; may be given often.")
+    ] = None,
+    data: DataFile = None,
+    subset: Scored = None,
+    out: Annotated[Path, typer.Option(help="Folder for rows and tables.")] = Path("corrupt"),
+    set_: Set = None,
+) -> None:
+    """Score saved models on corrupted photos: noise, blur, weather and digital faults.
+
+    Corruptions are the 15 common ones of Hendrycks and Dietterich (2019), seeded by frame. Stopped,
+    the same command goes on.
+    """
+    from moeseg.config import CorruptionsConfig, validated
+    from moeseg.robustness.saved import corrupt_saved
+
+    run, folders, subsets = _open_models(models, data, subset, set_)
+    raw = {"names": corruption or None, "severities": severity or [1, 3, 5]}
+    wanted = validated(CorruptionsConfig, raw, "moeseg corrupt")
+    _tell_conditions(out, corrupt_saved(run, folders, subsets, wanted, out))
+
+
 @app.command("import-original")
 def import_original(
     files: Annotated[
@@ -388,6 +466,48 @@ def _open(file: Path, out: Path | None, overrides: list[str] | None) -> Run:
     from moeseg.run import Run
 
     return Run(load_study(file, overrides or ()), out)
+
+
+def _open_models(
+    models: list[Path], data: Path | None, subset: list[str] | None, overrides: list[str] | None
+) -> tuple[Run, list[Path], list[str]]:
+    """Return the run whose data hold, the models' folders and the subsets to score.
+
+    The folder of a run stands for all of its models, its study and its subsets.
+    """
+    from moeseg.evaluation.stages import scored_subsets
+
+    whole = [path for path in models if (path / "study.yaml").is_file()]
+    if data is None and not whole:
+        raise UsageError(
+            "--data: expected a study file whose data the models are scored on, got none; name "
+            "one, or give the folder of a run instead of a model"
+        )
+    run = _open(data or whole[0] / "study.yaml", whole[0] if whole else None, overrides)
+    folders = []
+    for path in models:
+        if path in whole:
+            own = _open(path / "study.yaml", path, None)
+            folders += [own.model(name) for name in own.study.model_names()]
+        else:
+            folders.append(path)
+    if not subset and not whole:
+        raise UsageError(
+            "--subset: expected a subset or join of the study's data, got none; name one, e.g. "
+            "--subset highway+urban"
+        )
+    return run, folders, list(subset or scored_subsets(run))
+
+
+def _tell_conditions(out: Path, rows: list[Row]) -> None:
+    """Print the tables of changed images, and where they are."""
+    from moeseg.evaluation.conditions import render_conditions, write_condition_tables
+
+    if not rows:  # another rank
+        return
+    write_condition_tables(out, rows)
+    _show(render_conditions(rows))
+    _tell(f"table: {out / 'robustness.md'}   rows: {out / 'results.jsonl'}")
 
 
 def _check_size(size: tuple[int, int] | None) -> None:

@@ -6,6 +6,7 @@ the package takes one of these objects apart from the stage functions that wire 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from moeseg.errors import UsageError, unknown_name
@@ -25,6 +33,32 @@ _QUOTED = re.compile(r"'[^']*'")
 Extent = tuple[Positive, Positive]
 _Settings = TypeVar("_Settings", bound=BaseModel)
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+
+
+def parse_epsilon(value: str | float) -> float:
+    """Return the radius that a text such as ``8/255`` or a number gives.
+
+    Raises:
+        ValueError: it is no number in (0, 1].
+    """
+    upper, _, lower = str(value).partition("/")
+    try:
+        radius = float(upper) / float(lower or 1)
+    except (ValueError, ZeroDivisionError):
+        radius = math.nan
+    if not 0 < radius <= 1:
+        raise ValueError(f"expected a radius in (0, 1] such as 4/255 or 0.03, got {value!r}")
+    return radius
+
+
+def _epsilon_text(value: object) -> str:
+    text = str(value).replace(" ", "")
+    parse_epsilon(text)
+    return text
+
+
+Epsilon = Annotated[str, BeforeValidator(_epsilon_text)]
+Severity = Annotated[int, Field(ge=1, le=5)]
 
 
 class Strict(BaseModel):
@@ -284,6 +318,84 @@ class InsightConfig(Strict):
     had them; the report can switch."""
 
 
+class AttackConfig(Strict):
+    """An attack on single images that no short name describes."""
+
+    kind: Literal[
+        "fgsm",
+        "pgd",
+        "segpgd",
+        "cospgd",
+        "apgd",
+        "apgd-js",
+        "apgd-masked",
+        "apgd-balanced",
+        "sea",
+        "square",
+        "universal",
+        "fgsm-published",
+        "pgd-published",
+        "universal-published",
+    ] = "pgd"
+    """As in a short name; `docs/robustness.md` says what each does."""
+    steps: Positive = 10
+    """Gradients; queries of `square`, epochs of `universal`; of `sea`, for each of its losses."""
+    restarts: Positive = 1
+    """Random starts, of which each image keeps the worst."""
+    step_size: Annotated[float, Field(gt=0, le=2)] | None = None
+    """Length of a step of pgd, segpgd and cospgd in epsilons; null is 2.5 / steps."""
+    momentum: Fraction = 0.0
+    """Of these: the share of earlier gradients that a step keeps."""
+    through: str = "all"
+    """The part that the gradient passes: `all`, `weights`, `logits`, `expert-1`, `expert-2` ..."""
+
+
+class SweepConfig(Strict):
+    """Attacks times radii times models, on the same frames."""
+
+    attacks: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Short names, e.g. `fgsm`, `pgd-10`, `pgd-50x3` (steps, restarts), `sea-30`, `square-500`,
+    `universal-5`, `pgd-10:weights`, `pgd-published`; or names under `robustness.attacks`."""
+    epsilons: Annotated[tuple[Epsilon, ...], Field(min_length=1)]
+    """Radii of the L-infinity ball, e.g. `4/255` or 0.03."""
+    models: tuple[str, ...] | None = None
+    """Models that are attacked; null takes every one. An attack through a part that a model does
+    not have leaves it out."""
+    frames: Positive | None = None
+    """So many evenly spaced frames of those that are scored; null takes every one."""
+    transfer: bool = False
+    """Score every model of the sweep on the images made for each of them."""
+
+
+class CorruptionsConfig(Strict):
+    """Common corruptions (Hendrycks and Dietterich, 2019), on every frame that is scored."""
+
+    names: tuple[str, ...] | None = None
+    """E.g. `fog`, `gaussian-noise`; null takes all 15."""
+    severities: Annotated[tuple[Severity, ...], Field(min_length=1)] = (1, 3, 5)
+    """Of 1 to 5."""
+    models: tuple[str, ...] | None = None
+    """Models that are scored; null takes every one."""
+
+
+class RobustnessConfig(Strict):
+    """How models fare on attacked and corrupted images."""
+
+    attacks: dict[Name, AttackConfig] = {}
+    """Attacks of this study's own, by a name for `sweeps` and rows."""
+    sweeps: dict[Name, SweepConfig] = {}
+    """Each is a stage `attack-<name>`."""
+    universal_subset: str | None = None
+    """Whose training frames universal changes are fitted on; null joins all experts' subsets."""
+    corruptions: CorruptionsConfig | None = None
+    """Null leaves corruptions out."""
+    show: tuple[str, ...] = ()
+    """Conditions, e.g. `pgd-10@4/255` or `fog-3`, of which the report shows frames; the attacked
+    model is the study's last mixture."""
+    show_frames: Positive = 2
+    """Frames of each scored subset that it shows of each."""
+
+
 HABITS: dict[str, object] = {
     "data.label_colours": "first-only",
     "data.fit": "squeeze",
@@ -334,6 +446,7 @@ class Study(Strict):
     gate: GateConfig = GateConfig()
     eval: EvalConfig = EvalConfig()
     insight: InsightConfig = InsightConfig()
+    robustness: RobustnessConfig = RobustnessConfig()
     published: dict[str, dict[str, float]] = {}
     """Figures of others, model -> subset -> mIoU in percent, printed beside the measured ones."""
 

@@ -17,6 +17,7 @@ from moeseg.insight.measures import frames_files, insight_measures
 from moeseg.insight.stages import insight_stages
 from moeseg.progress import say
 from moeseg.report import write_report
+from moeseg.robustness.stages import robustness_stages
 from moeseg.run import Cost, Ledger, Run, Stage, rank
 from moeseg.training.stages import training_stages
 
@@ -29,6 +30,7 @@ def stages(run: Run) -> list[Stage]:
         *training_stages(run),
         *evaluation_stages(run, [insight_measures], frames_files),
         *insight_stages(run),
+        *robustness_stages(run),
         _report_stage(run),
     ]
 
@@ -137,7 +139,11 @@ def _report_stage(run: Run) -> Stage:
         make=_make_report,
         inputs=lambda run: run.study.name,
         outputs=lambda run: [run.folder / "report.html"],
-        needs=("evaluate", "table", *(stage.name for stage in insight_stages(run))),
+        needs=(
+            "evaluate",
+            "table",
+            *(stage.name for stage in (*insight_stages(run), *robustness_stages(run))),
+        ),
     )
 
 

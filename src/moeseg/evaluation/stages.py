@@ -43,20 +43,14 @@ def evaluation_stages(
         measures: what is measured beside mIoU.
         files: what the measures write beside their rows.
     """
-    trained = [f"train-{name}" for name in run.study.networks()]
-    made = [
-        *trained,
-        *(["ensembles"] if run.study.ensembles else []),
-        *(["gates"] if run.study.gated() else []),
-        *(["controls"] if set(run.study.controls) - set(run.study.gated()) else []),
-    ]
+    made = making_stages(run)
     return [
         Stage(
             name="evaluate",
             make=functools.partial(_make_rows, measures=tuple(measures)),
             inputs=lambda run: _inputs(run) | {"rows": METRIC_KEYS},  # rows of another form go
             outputs=lambda run: [run.folder / "results.jsonl", *files(run)],
-            needs=tuple(made),
+            needs=made,
             cost=_cost,
         ),
         Stage(
@@ -73,9 +67,19 @@ def evaluation_stages(
             make=_make_sheet,
             inputs=_sheet_inputs,
             outputs=lambda run: [run.folder / "frames.png"] if run.study.eval.sheet else [],
-            needs=tuple(made),
+            needs=made,
         ),
     ]
+
+
+def making_stages(run: Run) -> tuple[str, ...]:
+    """Return the names of the stages that make the study's models."""
+    return (
+        *(f"train-{name}" for name in run.study.networks()),
+        *(["ensembles"] if run.study.ensembles else []),
+        *(["gates"] if run.study.gated() else []),
+        *(["controls"] if set(run.study.controls) - set(run.study.gated()) else []),
+    )
 
 
 def load_models(run: Run, names: Sequence[str] | None = None) -> dict[str, Model]:
@@ -126,12 +130,7 @@ def evaluate(
     Returns:
         Segmentation rows, then differences of mixtures to the others, then the measures' rows.
     """
-    bases = {
-        name: base
-        | {"architecture": architecture_name(model)}
-        | {key: infos[name][key] for key in ("seed", "settings") if key in infos[name]}
-        for name, model in models.items()
-    }
+    bases = model_bases(models, base, infos)
     ground = Ground(
         models=models,
         classes=run.catalogue.taxonomy.classes,
@@ -161,6 +160,18 @@ def evaluate(
     rows = [row for collector in scored.values() for row in collector.rows()]
     rows += difference_rows(scored)
     return rows + [row for each in more.values() for one in each for row in one.rows()]
+
+
+def model_bases(
+    models: Mapping[str, Model], base: Row, infos: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Row]:
+    """Return the keys that all rows of a model share, by its name; arguments as `evaluate`."""
+    return {
+        name: base
+        | {"architecture": architecture_name(model)}
+        | {key: infos[name][key] for key in ("seed", "settings") if key in infos[name]}
+        for name, model in models.items()
+    }
 
 
 def segmentation_collector(name: str, ground: Ground) -> SegmentationCollector:

@@ -20,11 +20,13 @@ from moeseg.evaluation.collectors import SegmentationCollector, difference_rows
 from moeseg.evaluation.intervals import Blocks, miou_interval
 from moeseg.evaluation.rows import validate_row
 from moeseg.metrics import scores
-from moeseg.models import Model
+from moeseg.models import Model, referenced_experts
 from moeseg.robustness.checks import Checked, check_all
 from moeseg.robustness.sweep import Unit, parts_of, path_of, read_counts
 from moeseg.robustness.worst import worst_case
 from moeseg.types import Frame, Row
+
+Names = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Stand:
     classes: tuple[str, ...]
     subsets: tuple[str, ...]
     bases: Mapping[str, Row]
-    experts: Mapping[str, tuple[str, ...]]
+    experts: Mapping[str, Names]
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ def sweep_rows(units: Sequence[Unit], folder: Path, stand: Stand) -> list[Row]:
     """
     outcomes = [read_outcome(folder, unit) for unit in units]
     checked = [one for outcome in outcomes for one in _checked(outcome, stand)]
+    clean = {
+        outcome.unit.source: _scored(outcome.unit.source, outcome.notes["clean"], "clean", stand)
+        for outcome in outcomes
+    }
     rows: list[Row] = []
     for condition in dict.fromkeys(unit.condition for unit in units):
         own = {
@@ -101,7 +107,8 @@ def sweep_rows(units: Sequence[Unit], folder: Path, stand: Stand) -> list[Row]:
     for one in checked:
         outcome = by_unit[one.source, str(one.scored.base["condition"])]
         for subset in stand.subsets:
-            rows.append(_attack_row(one, outcome, checked, subset, stand))
+            known = clean.get(one.target)
+            rows.append(_attack_row(one, outcome, checked, known, subset, stand))
     return rows
 
 
@@ -124,14 +131,18 @@ def _scored(model: str, counts: Tensor, condition: str, stand: Stand) -> Segment
 
 
 def _attack_row(
-    one: Checked, outcome: Outcome, checked: Sequence[Checked], subset: str, stand: Stand
+    one: Checked,
+    outcome: Outcome,
+    checked: Sequence[Checked],
+    clean: SegmentationCollector | None,
+    subset: str,
+    stand: Stand,
 ) -> Row:
     unit, notes = outcome.unit, outcome.notes
     inside = _frames_of(subset, stand)
     attacked, ci_unit = one.scored.groups(subset)
     miou = one.scored.miou(subset)
     own = one.source == one.target
-    clean = _clean(one, notes, stand)
     clean_miou = clean.miou(subset) if clean else None
     row = one.scored.head("attack", subset) | {
         "attack": unit.name,
@@ -158,13 +169,6 @@ _NO_PARTS: dict[str, None] = dict.fromkeys(
         *("gate_held_miou", "logits_held_miou"),
     )
 )
-
-
-def _clean(one: Checked, notes: Mapping[str, Tensor], stand: Stand) -> SegmentationCollector | None:
-    """Return the scored model's counts on the same frames without an attack, where known."""
-    if one.source != one.target:
-        return None
-    return _scored(one.target, notes["clean"], "clean", stand)
 
 
 def _frames_of(subset: str, stand: Stand) -> NDArray[np.bool_]:
@@ -199,13 +203,12 @@ def _part_values(
     }
 
 
-def expert_names_of(models: Mapping[str, Model]) -> dict[str, tuple[str, ...]]:
-    """Return what each model's experts are called: as models of their own, or by their place."""
-    known = {id(model): name for name, model in models.items()}
-    return {
-        name: tuple(
-            known.get(id(expert), f"expert-{place}").removeprefix("expert-")
-            for place, expert in enumerate(model.experts, 1)
-        )
-        for name, model in models.items()
-    }
+def expert_names_of(models: Mapping[str, Model], folders: Mapping[str, Path]) -> dict[str, Names]:
+    """Return what each model's experts are called: by their folders, else by their place."""
+    names = {}
+    for name, model in models.items():
+        known = [path.name for path in referenced_experts(folders[name])]
+        places = [str(place) for place in range(1, len(model.experts) + 1)]
+        own = known if len(known) == len(places) else places
+        names[name] = tuple(one.removeprefix("expert-") for one in own)
+    return names

@@ -35,4 +35,9 @@ def uniform_start(images: Tensor, epsilon: float, generators: Sequence[torch.Gen
 
 def generators_of(seed: int, keys: Sequence[str]) -> list[torch.Generator]:
     """Return a generator for each frame key, so that neither batch nor rank changes a draw."""
-    return [seeded(seed, zlib.crc32(key.encode())) for key in keys]
+    return [seeded(seed, number_of(key)) for key in keys]
+
+
+def number_of(key: str) -> int:
+    """Return a number that stands for a frame's key wherever something is drawn for it."""
+    return zlib.crc32(key.encode())

@@ -15,7 +15,7 @@ from moeseg.evaluation.intervals import miou_interval
 from moeseg.robustness.attacks import Attack
 
 BROKEN = 0.01
-"""An undefended network has an mIoU below this at `LARGE`; else the attack fails, not the network."""
+"""A network without defence has an mIoU below this at `LARGE`; else it is the attack that fails."""
 LARGE = 32 / 255
 
 CHECKS: dict[str, str] = {

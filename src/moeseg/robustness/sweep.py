@@ -14,12 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from moeseg.data import SegmentationDataset
 from moeseg.errors import DataError
-from moeseg.evaluation.collectors import several_ranks
 from moeseg.evaluation.runner import run_models
 from moeseg.files import replacing
 from moeseg.models import Model
@@ -27,7 +25,9 @@ from moeseg.progress import say
 from moeseg.robustness.attacks import Attack, Perturbed, perturb
 from moeseg.robustness.ball import generators_of
 from moeseg.robustness.craft import Craft, Crafter, FrameCounts
+from moeseg.robustness.ranks import agreed
 from moeseg.robustness.universal import apply_as_attack, train_universal
+from moeseg.run import rank
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,11 @@ def run_sweep(units: Sequence[Unit], arena: Arena) -> None:
     """Carry out what is not there yet; what is finished stays if a later attack fails."""
     parts = [part for unit in units for part in parts_of(unit)]
     left = [part for part in dict.fromkeys(parts) if not path_of(arena.folder, part).exists()]
-    left = _agreed(left)
+    left = agreed(left)
     for number, unit in enumerate(left, 1):
         say(f"attack {number}/{len(left)}: {unit.condition} on {unit.source}")
         counts = _carry_out(unit, arena)
-        if not several_ranks() or dist.get_rank() == 0:
+        if rank() == 0:
             _write(path_of(arena.folder, unit), counts)
 
 
@@ -235,13 +235,3 @@ def clips(source: Model, attack: Attack) -> bool:
         return True
     names = [str(expert.description.get("name", "")) for expert in source.experts]
     return attack.kind != "fgsm-published" and all(name.startswith("frrn") for name in names)
-
-
-def _agreed(left: Sequence[Unit]) -> list[Unit]:
-    """Return what rank 0 found to be left, on every rank."""
-    if not several_ranks():
-        return list(left)
-    held: list[list[Unit] | None] = [list(left)]
-    dist.broadcast_object_list(held, src=0)
-    assert held[0] is not None
-    return held[0]

@@ -1,0 +1,136 @@
+"""Attacks and corruptions on saved models, beside or outside of a run: rows and counts in a folder.
+
+The stages of a study do the same for its own models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from moeseg.config import CorruptionsConfig, SweepConfig
+from moeseg.evaluation.rows import write_rows
+from moeseg.evaluation.runner import Change
+from moeseg.evaluation.stages import Saved, evaluate, model_bases, open_saved
+from moeseg.files import fingerprint
+from moeseg.robustness.attack_rows import Stand, expert_names_of, sweep_rows
+from moeseg.robustness.corrupted import conditions_of, corrupted_rows
+from moeseg.robustness.paths import parts_of
+from moeseg.robustness.plan import spaced, units_of
+from moeseg.robustness.ranks import joined_ranks
+from moeseg.robustness.sweep import Arena, run_sweep
+from moeseg.run import Run, rank
+from moeseg.types import Row, Size
+
+ROWS = "results.jsonl"
+
+
+def attack_saved(
+    run: Run, folders: Sequence[Path], subsets: Sequence[str], sweep: SweepConfig, out: Path
+) -> list[Row]:
+    """Attack saved models; what an earlier, killed call left in `out` is not attacked again.
+
+    Args:
+        run: whose data, size, evaluation and own attacks hold; its folder is left alone.
+        folders: of the models; each is called by its folder's name.
+        subsets: subsets and joins that get rows.
+        sweep: attacks, radii, frames; `models` None takes all that are given.
+        out: folder for `results.jsonl` and the counts.
+
+    Returns:
+        All rows; none on ranks other than 0.
+
+    Raises:
+        CheckpointError: a folder holds no model, or one of another taxonomy than the data.
+        UsageError: an unknown subset or attack, or a radius that is absurd.
+    """
+    saved = open_saved(run, folders, subsets)
+    units = units_of(
+        sweep,
+        run.study.robustness,
+        {name: tuple(parts_of(model)) for name, model in saved.models.items()},
+    )
+    frames = spaced(saved.frames, sweep.frames)
+    size = _size(saved)
+    training = ()
+    if any(unit.attack.kind.startswith("universal") for unit in units):
+        wanted = run.study.robustness.universal_subset or "+".join(
+            dict.fromkeys(part for subset in subsets for part in subset.split("+"))
+        )
+        training = run.frames(wanted, "train")
+    counts = out / "counts" / _mark(run, saved, frames, training)
+    arena = Arena(
+        models=saved.models,
+        frames=run.dataset(frames, size=size),
+        training=run.dataset(training, size=size) if training else None,
+        folder=counts,
+        classes=len(run.catalogue.taxonomy),
+        transfer=sweep.transfer,
+        seed=run.study.seed,
+        batch_size=run.study.eval.batch_size,
+        workers=run.study.data.workers,
+        device=run.device,
+    )
+    with joined_ranks():
+        run_sweep(units, arena)
+    if rank() > 0:
+        return []
+    known = {frame.subset for frame in frames}
+    stand = Stand(
+        frames=frames,
+        classes=run.catalogue.taxonomy.classes,
+        subsets=tuple(s for s in saved.subsets if set(s.split("+")) <= known),
+        bases=model_bases(saved.models, saved.base, saved.infos),
+        experts=expert_names_of(saved.models, dict(zip(saved.models, folders, strict=True))),
+    )
+    rows = sweep_rows(units, counts, stand)
+    write_rows(out / ROWS, rows)
+    return rows
+
+
+def corrupt_saved(
+    run: Run, folders: Sequence[Path], subsets: Sequence[str], wanted: CorruptionsConfig, out: Path
+) -> list[Row]:
+    """Score saved models on clean and corrupted frames; goes on where a killed call stopped.
+
+    Args:
+        run: whose data, size and evaluation settings hold; its folder is left alone.
+        folders: of the models; each is called by its folder's name.
+        subsets: subsets and joins that get rows.
+        wanted: corruptions and severities.
+        out: folder for `results.jsonl` and the rows of each condition.
+
+    Returns:
+        All rows, clean ones first; none on ranks other than 0.
+
+    Raises:
+        CheckpointError: a folder holds no model, or one of another taxonomy than the data.
+        UsageError: an unknown subset or corruption.
+    """
+    saved = open_saved(run, folders, subsets)
+    conditions = conditions_of(wanted)
+
+    def score(change: Change | None, condition: str) -> list[Row]:
+        base = saved.base | {"condition": condition}
+        return evaluate(saved.models, run, saved.frames, subsets, base, saved.infos, change=change)
+
+    with joined_ranks():
+        rows = score(None, "clean")
+        folder = out / "conditions" / _mark(run, saved, saved.frames)
+        rows += corrupted_rows(conditions, score, folder, run.study.seed)
+    if rank() > 0:
+        return []
+    write_rows(out / ROWS, rows)
+    return rows
+
+
+def _size(saved: Saved) -> Size:
+    height, width = saved.base["size"]
+    return height, width
+
+
+def _mark(run: Run, saved: Saved, *frames: Sequence[object]) -> str:
+    """Return a short name for what counts hang on: models, frames, size, seed."""
+    keys = [[getattr(frame, "key", "") for frame in part] for part in frames]
+    held = [saved.base["fingerprint"], keys, list(saved.models), run.study.seed]
+    return fingerprint(held)[:12]

@@ -1,0 +1,213 @@
+"""The robustness stages of a study: attack sweeps, corruptions, their tables and pictures."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from moeseg.config import SweepConfig
+from moeseg.evaluation.rows import METRIC_KEYS, write_rows
+from moeseg.evaluation.runner import Change
+from moeseg.evaluation.stages import (
+    evaluate,
+    load_models,
+    making_stages,
+    model_bases,
+    row_base,
+    scored_frames,
+    scored_subsets,
+)
+from moeseg.robustness.attack_rows import Stand, expert_names_of, sweep_rows
+from moeseg.robustness.corrupted import conditions_of, corrupted_rows
+from moeseg.robustness.plan import chosen_models, planned_parts, spaced, units_of
+from moeseg.robustness.ranks import joined_ranks
+from moeseg.robustness.sweep import Arena, Unit, run_sweep
+from moeseg.run import Cost, Run, Stage, rank
+from moeseg.training.network_stages import expert_models, forward_seconds, model_info
+from moeseg.types import Frame, Row
+
+BACKWARD = 3
+"""What a step of an attack costs in forward passes: the pass itself and the way back."""
+
+
+def robustness_stages(run: Run) -> list[Stage]:
+    """Return a stage for each sweep, and one for the corruptions."""
+    made = making_stages(run)
+    settings = run.study.robustness
+    stages = [
+        Stage(
+            name=f"attack-{name}",
+            make=functools.partial(_make_sweep, name=name),
+            inputs=functools.partial(_sweep_inputs, name=name),
+            outputs=functools.partial(_rows_of, name=f"attack-{name}"),
+            scratch=functools.partial(_scratch_of, name=name),
+            needs=made,
+            parallel=True,
+            cost=functools.partial(_sweep_cost, name=name),
+        )
+        for name in settings.sweeps
+    ]
+    if settings.corruptions is not None:
+        stages.append(
+            Stage(
+                name="corrupt",
+                make=_make_corrupted,
+                inputs=_corrupted_inputs,
+                outputs=functools.partial(_rows_of, name="corruptions"),
+                scratch=functools.partial(_scratch_of, name="corruptions"),
+                needs=made,
+                parallel=True,
+                cost=_corrupted_cost,
+            )
+        )
+    return stages
+
+
+def folder_of(run: Run) -> Path:
+    """Return where the rows of these stages lie."""
+    return run.folder / "robustness"
+
+
+def _rows_of(run: Run, name: str) -> list[Path]:
+    return [folder_of(run) / f"{name}.jsonl"]
+
+
+def _scratch_of(run: Run, name: str) -> list[Path]:
+    return [folder_of(run) / "counts" / name]
+
+
+def _sweep(run: Run, name: str) -> SweepConfig:
+    return run.study.robustness.sweeps[name]
+
+
+def _units(run: Run, name: str) -> list[Unit]:
+    return units_of(_sweep(run, name), run.study.robustness, planned_parts(run.study))
+
+
+def _frames(run: Run, name: str) -> tuple[Frame, ...]:
+    return spaced(scored_frames(run), _sweep(run, name).frames)
+
+
+def _training_frames(run: Run, units: Sequence[Unit]) -> tuple[Frame, ...]:
+    """Return the frames that universal changes are fitted on; none where there is none."""
+    if not any(unit.attack.kind.startswith("universal") for unit in units):
+        return ()
+    return run.frames(run.study.robustness.universal_subset or run.study.joined, "train")
+
+
+def _scoring_inputs(run: Run, frames: Sequence[Frame]) -> dict[str, Any]:
+    return {
+        "frames": run.frames_print(frames),
+        "subsets": scored_subsets(run),
+        "size": run.eval_size,
+        "taxonomy": run.catalogue.taxonomy.to_json(),
+        "seed": run.study.seed,
+        "settings": run.study.habits(),
+        "fit": run.study.data.fit,
+    }
+
+
+def _sweep_inputs(run: Run, name: str) -> dict[str, Any]:
+    units = _units(run, name)
+    training = _training_frames(run, units)
+    return _scoring_inputs(run, _frames(run, name)) | {
+        "units": [(unit.source, unit.condition, unit.attack) for unit in units],
+        "transfer": _sweep(run, name).transfer,
+        "training": run.frames_print(training) if training else None,
+        "rows": METRIC_KEYS["attack"],  # rows of another form go
+    }
+
+
+def _make_sweep(run: Run, name: str) -> None:
+    units, frames = _units(run, name), _frames(run, name)
+    models = load_models(run, list(dict.fromkeys(unit.source for unit in units)))
+    training = _training_frames(run, units)
+    (folder,) = _scratch_of(run, name)
+    arena = Arena(
+        models=models,
+        frames=run.dataset(frames, size=run.eval_size),
+        training=run.dataset(training, size=run.eval_size) if training else None,
+        folder=folder,
+        classes=len(run.catalogue.taxonomy),
+        transfer=_sweep(run, name).transfer,
+        seed=run.study.seed,
+        batch_size=run.study.eval.batch_size,
+        workers=run.study.data.workers,
+        device=run.device,
+    )
+    with joined_ranks():
+        run_sweep(units, arena)
+    if rank() > 0:
+        return
+    base = row_base(run, run.eval_size, run.record(f"attack-{name}")["fingerprint"])
+    stand = Stand(
+        frames=frames,
+        classes=run.catalogue.taxonomy.classes,
+        subsets=_present(scored_subsets(run), frames),
+        bases=model_bases(models, base, {one: model_info(run, one) for one in models}),
+        experts=expert_names_of(models, {one: run.model(one) for one in models}),
+    )
+    (path,) = _rows_of(run, f"attack-{name}")
+    write_rows(path, sweep_rows(units, folder, stand))
+
+
+def _present(subsets: Sequence[str], frames: Sequence[Frame]) -> tuple[str, ...]:
+    """Return the subsets and joins all of whose parts have a frame."""
+    known = {frame.subset for frame in frames}
+    return tuple(subset for subset in subsets if set(subset.split("+")) <= known)
+
+
+def _sweep_cost(run: Run, name: str) -> Cost:
+    frames = len(_frames(run, name))
+    passes = 0.0
+    for unit in _units(run, name):
+        networks = 1 if unit.source in run.study.networks() else len(run.study.experts)
+        runs = len(unit.attack.parts()) * unit.attack.restarts
+        passes += networks * (BACKWARD * unit.attack.steps * runs + 4)
+    single = forward_seconds(run, expert_models(run)[:1], frames, run.eval_size)
+    return Cost(passes * single, 1e6)
+
+
+def _corrupted_inputs(run: Run) -> dict[str, Any]:
+    wanted = run.study.robustness.corruptions
+    assert wanted is not None
+    return _scoring_inputs(run, scored_frames(run)) | {
+        "conditions": conditions_of(wanted),
+        "models": _corrupted_models(run),
+    }
+
+
+def _corrupted_models(run: Run) -> list[str]:
+    wanted = run.study.robustness.corruptions
+    assert wanted is not None
+    return chosen_models(wanted.models, run.study.model_names())
+
+
+def _make_corrupted(run: Run) -> None:
+    wanted = run.study.robustness.corruptions
+    assert wanted is not None
+    models = load_models(run, _corrupted_models(run))
+    infos = {one: model_info(run, one) for one in models}
+    base = row_base(run, run.eval_size, run.record("corrupt")["fingerprint"])
+    frames, subsets = scored_frames(run), scored_subsets(run)
+
+    def score(change: Change, condition: str) -> list[Row]:
+        named = base | {"condition": condition}
+        return evaluate(models, run, frames, subsets, named, infos, change=change)
+
+    (folder,) = _scratch_of(run, "corruptions")
+    with joined_ranks():
+        rows = corrupted_rows(conditions_of(wanted), score, folder, run.study.seed)
+    if rank() == 0:
+        (path,) = _rows_of(run, "corruptions")
+        write_rows(path, rows)
+
+
+def _corrupted_cost(run: Run) -> Cost:
+    wanted = run.study.robustness.corruptions
+    assert wanted is not None
+    passes = len(conditions_of(wanted))
+    seconds = forward_seconds(run, run.study.networks(), len(scored_frames(run)), run.eval_size)
+    return Cost(1.5 * passes * seconds, 1e6)
