@@ -164,7 +164,7 @@ def checkpoints(steps: int) -> tuple[int, ...]:
     """
     found, share, gap = [], 0.22, 0.22
     while share < 1:
-        found.append(math.ceil(share * steps))
+        found.append(math.ceil(round(share * steps, 6)))
         gap = max(gap - 0.03, 0.06)
         share += gap
     return tuple(dict.fromkeys(found))

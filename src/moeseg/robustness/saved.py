@@ -20,7 +20,7 @@ from moeseg.robustness.plan import spaced, units_of
 from moeseg.robustness.ranks import joined_ranks
 from moeseg.robustness.sweep import Arena, run_sweep
 from moeseg.run import Run, rank
-from moeseg.types import Row, Size
+from moeseg.types import Frame, Row, Size
 
 ROWS = "results.jsonl"
 
@@ -52,7 +52,7 @@ def attack_saved(
     )
     frames = spaced(saved.frames, sweep.frames)
     size = _size(saved)
-    training = ()
+    training: tuple[Frame, ...] = ()
     if any(unit.attack.kind.startswith("universal") for unit in units):
         wanted = run.study.robustness.universal_subset or "+".join(
             dict.fromkeys(part for subset in subsets for part in subset.split("+"))

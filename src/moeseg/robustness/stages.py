@@ -23,6 +23,7 @@ from moeseg.robustness.attack_rows import Stand, expert_names_of, sweep_rows
 from moeseg.robustness.corrupted import conditions_of, corrupted_rows
 from moeseg.robustness.plan import chosen_models, planned_parts, spaced, units_of
 from moeseg.robustness.ranks import joined_ranks
+from moeseg.robustness.shown import check_shown, layers_folder, write_shown
 from moeseg.robustness.sweep import Arena, Unit, run_sweep
 from moeseg.run import Cost, Run, Stage, rank
 from moeseg.training.network_stages import expert_models, forward_seconds, model_info
@@ -60,6 +61,16 @@ def robustness_stages(run: Run) -> list[Stage]:
                 needs=made,
                 parallel=True,
                 cost=_corrupted_cost,
+            )
+        )
+    if settings.show:
+        stages.append(
+            Stage(
+                name="attack-pictures",
+                make=write_shown,
+                inputs=_shown_inputs,
+                outputs=lambda run: [layers_folder(run, c) for c in settings.show],
+                needs=made,
             )
         )
     return stages
@@ -168,6 +179,16 @@ def _sweep_cost(run: Run, name: str) -> Cost:
         passes += networks * (BACKWARD * unit.attack.steps * runs + 4)
     single = forward_seconds(run, expert_models(run)[:1], frames, run.eval_size)
     return Cost(passes * single, 1e6)
+
+
+def _shown_inputs(run: Run) -> dict[str, Any]:
+    check_shown(run)
+    settings = run.study.robustness
+    return _scoring_inputs(run, scored_frames(run)) | {
+        "show": settings.show,
+        "frames_shown": settings.show_frames,
+        "attacks": {name: own.model_dump() for name, own in settings.attacks.items()},
+    }
 
 
 def _corrupted_inputs(run: Run) -> dict[str, Any]:

@@ -1,0 +1,117 @@
+"""Changed frames to look at: layers for the report's explorer, one set a condition.
+
+Attacked frames are made for one model, the study's last mixture; every model's mask on them shows
+what carries over to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from moeseg.data import SegmentationDataset
+from moeseg.data.dataset import Item
+from moeseg.errors import UsageError
+from moeseg.evaluation.runner import Change
+from moeseg.evaluation.stages import load_models, scored_frames
+from moeseg.insight.layers import choose_frames, write_layers
+from moeseg.models import Model
+from moeseg.robustness.attacks import perturb
+from moeseg.robustness.ball import generators_of
+from moeseg.robustness.corrupted import corruption
+from moeseg.robustness.corruptions import parse_condition
+from moeseg.robustness.plan import attack_named, checked_epsilon
+from moeseg.run import Run
+
+
+class HeldFrames(SegmentationDataset):
+    """Frames of a data set with other images, in memory.
+
+    Args:
+        plain: the data set.
+        change: makes the images.
+    """
+
+    def __init__(self, plain: SegmentationDataset, change: Change) -> None:
+        super().__init__(plain.frames, plain.read_label, plain.size, fit=plain.fit)
+        self._items: list[Item] = []
+        for number in range(len(plain)):
+            image, label, key = plain[number]
+            changed = change(image[None], label[None], [key])[0]  # (1, 3, H, W) -> (3, H, W)
+            self._items.append((changed.clamp(0, 1), label, key))
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Item:
+        """Return changed image (3, H, W), label (H, W) and key."""
+        return self._items[index[0] if isinstance(index, tuple) else index]
+
+
+def layers_folder(run: Run, condition: str) -> Path:
+    """Return where the layers of a condition lie."""
+    safe = re.sub(r"[^\w.@-]", "_", condition.replace("/", "-"))
+    return run.folder / "insight" / "layers" / safe
+
+
+def check_shown(run: Run) -> None:
+    """Make sure that every condition that is to be shown can be made.
+
+    Raises:
+        UsageError: one cannot.
+    """
+    for condition in run.study.robustness.show:
+        if parse_condition(condition) is None:
+            name, _, radius = condition.partition("@")
+            attack = attack_named(name, run.study.robustness)
+            if attack.kind.startswith("universal") or not radius:
+                raise UsageError(
+                    f"robustness.show: expected an attack on single images with its radius such as "
+                    f"pgd-10@4/255, or a corruption such as fog-3, got {condition!r}"
+                )
+            checked_epsilon(radius)
+
+
+def write_shown(run: Run) -> None:
+    """Write the layers of every condition under `robustness.show`."""
+    models = load_models(run)
+    settings = run.study.robustness
+    frames = choose_frames(scored_frames(run), settings.show_frames, {})
+    plain = run.dataset(frames, size=run.eval_size)
+    for condition in settings.show:
+        change, told = _change(run, condition, models)
+        write_layers(
+            models,
+            HeldFrames(plain, change),
+            layers_folder(run, condition),
+            taxonomy=run.catalogue.taxonomy,
+            dataset=run.catalogue.dataset,
+            condition=told,
+            batch_size=run.study.eval.batch_size,
+            device=run.device,
+        )
+
+
+def _change(run: Run, condition: str, models: dict[str, Model]) -> tuple[Change, str]:
+    """Return what makes a condition's images, and what to call it."""
+    seed = run.study.seed
+    found = parse_condition(condition)
+    if found is not None:
+        return corruption(*found, seed), condition
+    name, _, radius = condition.partition("@")
+    attack = attack_named(name, run.study.robustness)
+    source = [*models, *run.study.mixtures][-1]
+
+    def change(images: Tensor, label: Tensor, keys: Sequence[str]) -> Tensor:
+        generators = generators_of(seed, keys)
+        where = images.to(run.device), label.to(run.device)
+        found = perturb(
+            models[source].to(run.device),
+            *where,
+            generators,
+            epsilon=checked_epsilon(radius),
+            attack=attack,
+        )
+        return found.images.cpu()
+
+    return change, f"{condition} on {source}"

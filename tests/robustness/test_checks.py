@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from moeseg.evaluation.collectors import SegmentationCollector
+from moeseg.evaluation.intervals import Blocks
+from moeseg.robustness.attacks import Attack
+from moeseg.robustness.checks import CHECKS, Checked, check_all, describe
+from moeseg.types import Frame
+
+FRAMES = [Frame(f"drive{i % 10}", f"{i:03d}", Path("x"), None, "town", "test") for i in range(20)]
+BASE = {
+    "split": "test",
+    "dataset": "d",
+    "size": [4, 4],
+    "architecture": "a",
+    "seed": 0,
+    "settings": {},
+    "fingerprint": "f",
+}
+
+
+def checked(
+    right: float,
+    name: str = "pgd-10",
+    epsilon: float = 4 / 255,
+    source: str = "m",
+    losses: Tensor | None = None,
+) -> Checked:
+    """An attack that leaves a share of 100 pixels of each of two classes right in every frame."""
+    hits = round(100 * right)
+    counts = torch.tensor([[hits, 100 - hits], [100 - hits, hits]]).repeat(len(FRAMES), 1, 1)
+    # frames differ a little, so that intervals have a width
+    counts[::2, 0] += torch.tensor([0, 3])
+    collector = SegmentationCollector("m", ("a", "b"), Blocks.of(FRAMES), ("town",), BASE)
+    collector.count_confusions(counts, [frame.key for frame in FRAMES])
+    return Checked(source, "m", Attack.parse(name), epsilon, collector, losses)
+
+
+def verdict(one: Checked, *others: Checked) -> dict[str, bool | None]:
+    return check_all(one, [one, *others], "town")
+
+
+@pytest.mark.parametrize(
+    ("check", "good", "bad"),
+    [
+        ("budget", checked(0.5, "pgd-5"), checked(0.2, "pgd-5")),
+        ("budget", checked(0.3, "pgd-10"), checked(0.2, "pgd-5")),
+        ("radius", checked(0.5, "pgd-10", 2 / 255), checked(0.2, "pgd-10", 2 / 255)),
+        ("white-box", checked(0.5, "square-100"), checked(0.2, "square-100")),
+        ("white-box", checked(0.5, source="other"), checked(0.2, source="other")),
+    ],
+)
+def test_a_weaker_rival_passes_and_a_stronger_one_fails(
+    check: str, good: Checked, bad: Checked
+) -> None:
+    one = checked(0.3)
+    assert verdict(one, good)[check] is True
+    assert verdict(one, bad)[check] is False
+    assert verdict(one, good, bad)[check] is False
+    assert verdict(one)[check] is None
+
+
+def test_a_difference_within_the_interval_does_not_fail() -> None:
+    assert verdict(checked(0.30), checked(0.30, "pgd-5"))["budget"] is True
+
+
+def test_other_radii_kinds_and_larger_budgets_are_no_rivals() -> None:
+    one = checked(0.3)
+    for other in (
+        checked(0.1, "pgd-20"),  # has more steps: its own check, not this one's
+        checked(0.1, "segpgd-5"),
+        checked(0.1, "pgd-5", 8 / 255),
+        checked(0.1, "pgd-5:weights"),
+    ):
+        assert verdict(one, other)["budget"] is None
+
+
+def test_a_network_must_collapse_at_a_large_radius() -> None:
+    assert verdict(checked(0.0, "sea-30", 32 / 255))["collapse"] is True
+    assert verdict(checked(0.3, "sea-30", 32 / 255))["collapse"] is False
+    assert verdict(checked(0.3, "sea-30", 16 / 255))["collapse"] is None
+    # an attack that may not use everything need not
+    assert verdict(checked(0.3, "pgd-10:weights", 32 / 255))["collapse"] is None
+    assert verdict(checked(0.3, "universal-5", 32 / 255))["collapse"] is None
+    assert verdict(checked(0.3, "square-9", 32 / 255))["collapse"] is None
+
+
+def test_losses_must_rise() -> None:
+    rising = torch.tensor([[1.0, 0.5, 2.0], [1.0, 1.5, 1.2]])
+    assert verdict(checked(0.3, losses=rising))["progress"] is True
+    assert verdict(checked(0.3, losses=rising.flip(1)))["progress"] is True
+    assert verdict(checked(0.3, losses=torch.tensor([[2.0, 1.0, 0.5]])))["progress"] is False
+    assert verdict(checked(0.3))["progress"] is None
+
+
+def test_failed_checks_are_named() -> None:
+    found = verdict(checked(0.3, epsilon=32 / 255), checked(0.1, "pgd-5", 32 / 255))
+    assert list(found) == list(CHECKS)
+    assert describe(found) == "budget, collapse"
+    assert describe(dict.fromkeys(CHECKS, True)) == ""
