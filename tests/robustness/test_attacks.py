@@ -74,14 +74,17 @@ class TestSquare(AttackContract):
 
 class TestPgdThroughTheWeights(AttackContract):
     attack = Attack.parse("pgd-4:weights")
-    model = staticmethod(trained_mixture)
+
+    def target(self) -> Mixture:
+        return trained_mixture()
 
 
 def test_fgsm_is_the_sign_of_the_gradient_by_torch_alone() -> None:
     at = IMAGES.clone().requires_grad_()
     logits = trained_expert()(at).logits
     ids = LABEL.long()
-    nn.functional.cross_entropy(logits, ids, ignore_index=255).backward()
+    loss = nn.functional.cross_entropy(logits, ids, ignore_index=255)
+    loss.backward()  # type: ignore[no-untyped-call]
     assert at.grad is not None
     wanted = (IMAGES + EPSILON * at.grad.sign()).clamp(0, 1)
     torch.testing.assert_close(run("fgsm").images, wanted, atol=1e-6, rtol=0)

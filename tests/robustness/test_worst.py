@@ -36,7 +36,8 @@ def test_it_is_between_the_best_of_all_choices_and_the_per_frame_one(seed: int) 
     right = counts.diagonal(dim1=2, dim2=3).sum(-1)  # (A, N)
     by_accuracy = tuple(right.argmin(0).tolist())
     found = tuple(worst_case(counts).tolist())
-    assert min(every.values()) <= every[found] <= every[by_accuracy]
+    alone = min(every[(one,) * 4] for one in range(3))
+    assert min(every.values()) <= every[found] <= min(every[by_accuracy], alone)
     # greedy: no single frame can be changed for the worse
     for frame, other in itertools.product(range(4), range(3)):
         changed = (*found[:frame], other, *found[frame + 1 :])
@@ -49,7 +50,7 @@ def test_by_hand_accuracy_and_miou_choose_differently() -> None:
     rare_lost = torch.tensor([[100, 0], [4, 0]])
     counts = torch.stack([many_lost, rare_lost])[:, None]  # (A, 1, C, C)
     assert worst_case(counts).tolist() == [1]
-    assert (many_lost.trace(), rare_lost.trace()) == (94, 100)
+    assert int(many_lost.trace()) < int(rare_lost.trace())
 
 
 def test_one_candidate_is_itself_and_empty_frames_do_no_harm() -> None:

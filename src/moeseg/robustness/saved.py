@@ -71,7 +71,7 @@ def attack_saved(
         workers=run.study.data.workers,
         device=run.device,
     )
-    with joined_ranks():
+    with joined_ranks("attack"):
         run_sweep(units, arena)
     if rank() > 0:
         return []
@@ -114,7 +114,7 @@ def corrupt_saved(
         base = saved.base | {"condition": condition}
         return evaluate(saved.models, run, saved.frames, subsets, base, saved.infos, change=change)
 
-    with joined_ranks():
+    with joined_ranks("corrupt"):
         rows = score(None, "clean")
         folder = out / "conditions" / _mark(run, saved, saved.frames)
         rows += corrupted_rows(conditions, score, folder, run.study.seed)

@@ -148,7 +148,7 @@ def _make_sweep(run: Run, name: str) -> None:
         workers=run.study.data.workers,
         device=run.device,
     )
-    with joined_ranks():
+    with joined_ranks(f"attack-{name}"):
         run_sweep(units, arena)
     if rank() > 0:
         return
@@ -219,7 +219,7 @@ def _make_corrupted(run: Run) -> None:
         return evaluate(models, run, frames, subsets, named, infos, change=change)
 
     (folder,) = _scratch_of(run, "corruptions")
-    with joined_ranks():
+    with joined_ranks("corrupt"):
         rows = corrupted_rows(conditions_of(wanted), score, folder, run.study.seed)
     if rank() == 0:
         (path,) = _rows_of(run, "corruptions")

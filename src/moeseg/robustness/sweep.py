@@ -25,8 +25,8 @@ from moeseg.progress import say
 from moeseg.robustness.attacks import Attack, Perturbed, perturb
 from moeseg.robustness.ball import generators_of
 from moeseg.robustness.craft import Craft, Crafter, FrameCounts
-from moeseg.robustness.ranks import agreed
-from moeseg.robustness.universal import apply_as_attack, train_universal
+from moeseg.robustness.ranks import agreed, wait
+from moeseg.robustness.universal import apply_as_attack, load_universal, train_universal
 from moeseg.run import rank
 
 
@@ -200,12 +200,27 @@ def _craft_universal(unit: Unit, arena: Arena, attack: Attack) -> Craft:
             f"{unit.condition}: expected training frames to fit a universal change on, got none; "
             "name a subset that has some with robustness.universal_subset"
         )
-    change = train_universal(
-        source,
+    out = path_of(arena.folder, unit).with_suffix(".safetensors")
+    if rank() == 0:
+        _train(unit, arena, attack, out)
+    wait()
+    change, _ = load_universal(out)
+
+    def craft(images: Tensor, label: Tensor, keys: Sequence[str]) -> Perturbed:
+        return apply_as_attack(source, images, label, change, unit.epsilon, clip=attack.clip)
+
+    return craft
+
+
+def _train(unit: Unit, arena: Arena, attack: Attack, out: Path) -> None:
+    """Train a universal change; every other rank waits for it."""
+    assert arena.training is not None
+    train_universal(
+        arena.models[unit.source],
         arena.training,
         epsilon=unit.epsilon,
         attack=attack,
-        out=path_of(arena.folder, unit).with_suffix(".safetensors"),
+        out=out,
         provenance={
             "model": unit.source,
             "attack": {k: v for k, v in asdict(attack).items() if v is not None},
@@ -219,11 +234,6 @@ def _craft_universal(unit: Unit, arena: Arena, attack: Attack) -> Craft:
         workers=arena.workers,
         device=arena.device,
     )
-
-    def craft(images: Tensor, label: Tensor, keys: Sequence[str]) -> Perturbed:
-        return apply_as_attack(source, images, label, change, unit.epsilon, clip=attack.clip)
-
-    return craft
 
 
 def clips(source: Model, attack: Attack) -> bool:

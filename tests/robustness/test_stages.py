@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from moeseg.config import load_study, parse_study
+from moeseg.errors import UsageError
+from moeseg.evaluation.rows import read_rows, validate_row
+from moeseg.evaluation.stages import load_models, scored_frames
+from moeseg.models import Model
+from moeseg.robustness import sweep
+from moeseg.robustness.attacks import Attack, Perturbed, perturb
+from moeseg.robustness.ball import generators_of
+from moeseg.robustness.sweep import path_of, read_counts
+from moeseg.robustness.universal import load_universal
+from moeseg.run import Run
+from moeseg.study import ledger, plan, run_study
+from moeseg.types import Row
+from tiny import study_settings, write_data, write_study
+
+ROBUSTNESS: dict[str, Any] = {
+    "attacks": {"slow": {"kind": "pgd", "steps": 2, "momentum": 0.9, "step_size": 0.5}},
+    "sweeps": {
+        "all": {
+            "attacks": ["fgsm", "pgd-2", "slow", "pgd-2:weights", "universal-2", "pgd-published-3"],
+            "epsilons": ["8/255", 0.1],
+            "models": ["baseline", "moe-simple"],
+        },
+        "strong": {
+            "attacks": ["pgd-3", "sea-3", "square-3"],
+            "epsilons": ["32/255"],
+            "models": ["expert-day", "moe-simple"],
+            "frames": 4,
+            "transfer": True,
+        },
+    },
+    "corruptions": {"names": ["fog", "gaussian-noise"], "severities": [1, 5]},
+    "show": ["pgd-2@8/255", "fog-5"],
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("robust")
+    run = Run(load_study(write_study(folder, folder / "run", robustness=ROBUSTNESS)))
+    run_study(run)
+    return run
+
+
+def rows_of(run: Run, name: str) -> list[Row]:
+    return read_rows(run.folder / "robustness" / f"{name}.jsonl")
+
+
+def pick(rows: list[Row], **wanted: object) -> list[Row]:
+    return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+
+
+def test_a_study_makes_every_row_once(finished: Run) -> None:
+    rows = rows_of(finished, "attack-all")
+    for row in rows:
+        validate_row(row)
+    attacks = pick(rows, kind="attack")
+    assert {row["model"] for row in attacks} == {"baseline", "moe-simple"}
+    names = ("fgsm", "pgd-2", "slow", "universal-2", "pgd-published-3")
+    wanted = {f"{name}@{radius}" for name in names for radius in ("8/255", "0.1")}
+    assert {r["condition"] for r in pick(rows, kind="segmentation", model="baseline")} == wanted
+    assert {row["condition"] for row in rows} - wanted == {
+        "pgd-2:weights@8/255",
+        "pgd-2:weights@0.1",
+    }
+    once = Counter((r["kind"], r["model"], r["condition"], r["subset"]) for r in attacks)
+    assert set(once.values()) == {1}
+    assert {row["subset"] for row in attacks} == {"day", "dusk", "day+dusk"}
+    differences = pick(rows, kind="difference", minus="baseline", subset="day+dusk")
+    assert len(differences) == len(wanted)
+
+
+def test_attack_rows_say_what_the_scores_say(finished: Run) -> None:
+    rows = rows_of(finished, "attack-all")
+    clean = read_rows(finished.folder / "results.jsonl")
+    for row in pick(rows, kind="attack"):
+        same = {"model": row["model"], "subset": row["subset"]}
+        (scored,) = pick(rows, kind="segmentation", condition=row["condition"], **same)
+        (before,) = pick(clean, kind="segmentation", **same)
+        assert row["miou"] == scored["miou"]
+        assert row["clean_miou"] == before["miou"]
+        assert row["lost"] == pytest.approx(before["miou"] - scored["miou"])
+
+
+def test_a_mixture_is_told_part_by_part(finished: Run) -> None:
+    rows = rows_of(finished, "attack-all")
+    (row,) = pick(
+        rows, kind="attack", model="moe-simple", condition="pgd-2:weights@0.1", subset="day+dusk"
+    )
+    assert set(row["expert_changed"]) == {"day", "dusk"}
+    assert 0 < row["route_moved"] <= 1
+    (plain,) = pick(rows, kind="attack", model="baseline", condition="pgd-2@0.1", subset="day")
+    assert plain["route_moved"] is plain["expert_miou"] is plain["gate_held_miou"] is None
+
+
+def test_counts_are_those_of_the_attack_made_by_hand(finished: Run) -> None:
+    """One frame, attacked here with its key's own generator, gives the counts of the sweep."""
+    models: dict[str, Model] = load_models(finished)
+    frames = scored_frames(finished)
+    data = finished.dataset(frames)
+    image, label, key = data[3]
+    found = perturb(
+        models["moe-simple"],
+        image[None],
+        label[None],
+        generators_of(0, [key]),
+        epsilon=0.1,
+        attack=Attack(kind="pgd", steps=2, momentum=0.9, step_size=0.5),
+    )
+    with torch.no_grad():
+        ids = models["moe-simple"](found.images).logits.argmax(1)
+    path = finished.folder / "robustness/counts/all/moe-simple/slow@0.1.npz"
+    confusion = read_counts(path).targets["moe-simple"][3]
+    right = int(((ids[0] == label) & (label != 255)).sum())
+    assert abs(int(confusion.trace()) - right) <= 2  # a gradient of about 0 may have either sign
+
+
+def test_sea_is_at_least_as_strong_as_each_of_its_parts(finished: Run) -> None:
+    folder = finished.folder / "robustness/counts/strong/moe-simple"
+    rows = rows_of(finished, "attack-strong")
+    (row,) = pick(
+        rows, kind="attack", condition="sea-3@32/255", model="moe-simple", source="moe-simple",
+        subset="day+dusk",
+    )  # fmt: skip
+    parts = [read_counts(folder / f"{p}-3@32-255.npz") for p in ("apgd-js", "apgd-masked")]
+    for part in parts:
+        counts = part.targets["moe-simple"].long().sum(0)
+        union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+        miou = (counts.diagonal() / union).mean()
+        assert row["miou"] <= float(miou) + 1e-9
+    assert set(row["checks"]) == {"budget", "radius", "collapse", "white-box", "progress"}
+    assert row["checks"]["white-box"] is not None  # square and transfer stand beside it
+
+
+def test_transfer_scores_every_model_on_each_ones_images(finished: Run) -> None:
+    rows = rows_of(finished, "attack-strong")
+    pairs = {(row["source"], row["model"]) for row in pick(rows, kind="attack")}
+    assert pairs == {
+        (a, b) for a in ("expert-day", "moe-simple") for b in ("expert-day", "moe-simple")
+    }
+    (row,) = pick(
+        rows, kind="attack", source="moe-simple", model="expert-day", subset="day",
+        condition="pgd-3@32/255",
+    )  # fmt: skip
+    assert row["losses"] is None
+    assert row["clean_miou"] is not None
+    assert {row["images"] for row in pick(rows, kind="segmentation", subset="day+dusk")} == {4}
+
+
+def test_universal_changes_are_trained_on_training_frames_and_say_so(finished: Run) -> None:
+    path = finished.folder / "robustness/counts/all/moe-simple/universal-2@0.1.safetensors"
+    change, noted = load_universal(path)
+    assert change.abs().max() <= 0.1 + 1e-6
+    assert change.abs().max() > 0
+    assert noted["subsets"] == ["day", "dusk"]
+    assert noted["frames"] == len(finished.frames("day+dusk", "train"))
+    assert noted["epochs_done"] == 2
+
+
+def test_corruptions_have_rows_of_every_model(finished: Run) -> None:
+    rows = pick(rows_of(finished, "corruptions"), kind="segmentation")
+    assert {row["condition"] for row in rows} == {
+        "fog-1",
+        "fog-5",
+        "gaussian-noise-1",
+        "gaussian-noise-5",
+    }
+    assert {row["model"] for row in rows} == set(finished.study.model_names())
+    clean = read_rows(finished.folder / "results.jsonl")
+    assert (
+        pick(rows, condition="fog-5")[0]["images"] == pick(clean, kind="segmentation")[0]["images"]
+    )
+
+
+def test_changed_frames_are_there_to_look_at(finished: Run) -> None:
+    layers = finished.folder / "insight/layers"
+    assert {path.name for path in layers.iterdir()} == {"clean", "pgd-2@8-255", "fog-5"}
+    assert (layers / "fog-5" / "0001" / "moe-simple.png").exists()
+    report = (finished.folder / "report.html").read_text()
+    assert "pgd-2@8/255 on moe-classwise-conv" in report
+
+
+def test_a_second_run_does_nothing_and_other_settings_do_it_again(
+    finished: Run, tmp_path: Path
+) -> None:
+    assert {state for _, state, _ in plan(finished)} == {"done"}
+    changed = study_settings(finished.folder.parent, finished.folder)
+    other = {**ROBUSTNESS, "sweeps": {**ROBUSTNESS["sweeps"]}}
+    other["sweeps"]["all"] = {**other["sweeps"]["all"], "epsilons": ["1/255"]}
+    run = Run(parse_study(changed | {"robustness": other}, "test"))
+    states = {name: state for name, state, _ in plan(run)}
+    assert states["attack-all"] == "stale"
+    assert states["attack-strong"] == states["corrupt"] == "done"
+
+
+def test_a_killed_sweep_goes_on_after_the_last_finished_attack(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    run = Run(load_study(finished.folder.parent / "study.yaml"), folder)
+    (folder / "robustness/attack-strong.jsonl").unlink()
+    shutil.rmtree(folder / "robustness/counts/strong")
+    real, attacked = sweep.perturb, Counter[str]()
+
+    def dying(model: Model, images: Tensor, *rest: Any, **more: Any) -> Perturbed:  # noqa: ANN401
+        attacked[more["attack"].kind] += 1
+        if attacked.total() == 6:
+            raise KeyboardInterrupt
+        return real(model, images, *rest, **more)
+
+    monkeypatch.setattr(sweep, "perturb", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(run)
+    left = {path.relative_to(folder) for path in folder.glob("robustness/counts/strong/*/*")}
+    assert len(left) == 5
+    assert ledger(run).state(ledger(run).stages["attack-strong"]) == "started"
+    attacked.clear()
+    monkeypatch.setattr(sweep, "perturb", real)
+    monkeypatch.setattr(
+        sweep, "perturb", lambda *a, **k: attacked.update([k["attack"].kind]) or real(*a, **k)
+    )
+    run_study(run)
+    assert attacked.total() == 10 - 5
+    assert rows_of(run, "attack-strong") == rows_of(finished, "attack-strong")
+
+
+def test_two_processes_give_the_rows_of_one(finished: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    shutil.rmtree(folder / "robustness")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+            *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
+            *("-m", "moeseg", "study", str(finished.folder.parent / "study.yaml")),
+            *("--out", str(folder)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("attack-strong", "corruptions"):
+        assert close(rows_of(Run(finished.study, folder), name), rows_of(finished, name))
+
+
+def close(found: list[Row], wanted: list[Row]) -> bool:
+    """Return whether rows are alike but for a pixel: a batch of another size rounds otherwise."""
+    assert [(r["kind"], r["model"], r["condition"]) for r in found] == [
+        (r["kind"], r["model"], r["condition"]) for r in wanted
+    ]
+    pairs = [(a["miou"], b["miou"]) for a, b in zip(found, wanted, strict=True) if "miou" in a]
+    return all(a == pytest.approx(b, abs=0.01) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sweeps": {"a": {"attacks": ["pdg"], "epsilons": [0.1]}}}, "Did you mean 'pgd'"),
+        (
+            {"sweeps": {"a": {"attacks": ["pgd"], "epsilons": [0.1], "models": ["moe-simpel"]}}},
+            "unknown model 'moe-simpel'. Did you mean 'moe-simple'",
+        ),
+        (
+            {"sweeps": {"a": {"attacks": ["pgd:logits"], "epsilons": [0.1], "models": ["merged"]}}},
+            "unknown model 'merged'",
+        ),
+        (
+            {
+                "sweeps": {
+                    "a": {"attacks": ["pgd:logits"], "epsilons": [0.1], "models": ["baseline"]}
+                }
+            },
+            "none of baseline has a part 'logits'",
+        ),
+        ({"sweeps": {"a": {"attacks": ["pgd"], "epsilons": [0.9]}}}, "at most 64/255"),
+        ({"corruptions": {"names": ["fogg"]}}, "unknown corruption 'fogg'. Did you mean 'fog'"),
+        ({"show": ["fogg-3"]}, "unknown attack 'fogg'"),
+    ],
+)
+def test_wrong_names_are_told_before_anything_is_trained(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    write_data(tmp_path)
+    settings = study_settings(tmp_path, tmp_path / "run") | {"robustness": changes}
+    run = Run(parse_study(settings, "test"))
+    with pytest.raises(UsageError, match=message.replace("(", r"\(")):
+        run_study(run)
+    assert not (tmp_path / "run" / "models").exists()
+
+
+@pytest.mark.parametrize("radius", ["-1/255", "0", "2", "x", "1/0"])
+def test_absurd_radii_are_refused_with_the_file(radius: str, tmp_path: Path) -> None:
+    settings = study_settings(tmp_path, tmp_path / "run")
+    settings["robustness"] = {"sweeps": {"a": {"attacks": ["pgd"], "epsilons": [radius]}}}
+    with pytest.raises(UsageError, match=r"epsilons.0: expected a radius in \(0, 1\]"):
+        parse_study(settings, "test")
+
+
+def test_files_of_attacks_have_names_that_any_disk_takes() -> None:
+    unit = sweep.Unit("m", "pgd-2:expert-1", Attack.parse("pgd-2:expert-1"), "8/255", 8 / 255)
+    assert path_of(Path("x"), unit) == Path("x/m/pgd-2_expert-1@8-255.npz")
