@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("run", "interop"),
     ("training",),
     ("evaluation",),
-    ("insight",),
+    ("insight", "robustness"),
     ("report",),
     ("study",),
     ("ablation",),

@@ -1,0 +1,1 @@
+"""Attacks, corruptions and robust training: how a model fares on changed images."""
