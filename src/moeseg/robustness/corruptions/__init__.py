@@ -4,7 +4,9 @@ Here stand their table, `corrupt`, and how a condition such as ``fog-3`` is writ
 a file of its own. The numbers per severity are those of the benchmark's public code. That code is
 made for photos of 224 px; lengths are kept in pixels as published and never scaled to the image, so
 that a blur of 6 px is one of 6 px at any size (`elastic_transform` alone is published relative to
-the image). Images stay float: nothing is rounded to 8 bits but where a docstring says so.
+the image). Images stay float: nothing is rounded to 8 bits but where a docstring says so. By the
+published numbers glass blur, fog and frost change an image no more at severity 4 than at 3, and
+snow no more at 3 than at 2.
 """
 
 from __future__ import annotations
@@ -59,8 +61,8 @@ def corrupt(images: Tensor, name: str, severity: int, seeds: Sequence[int]) -> T
         images: (B, 3, H, W) float32 RGB in 0..1, on any device; they are left as they are.
         name: one of `CORRUPTIONS`.
         severity: 1 (mild) to 5 (strong).
-        seeds: one per image. Random numbers are drawn on the CPU, so that a seed means the same
-            on every device.
+        seeds: one per image, of which the low 32 bits count. Random numbers are drawn on the CPU,
+            so that a seed means the same on every device.
 
     Returns:
         (B, 3, H, W) float32 in 0..1, without gradients.

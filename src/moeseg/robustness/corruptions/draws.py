@@ -44,10 +44,11 @@ def uniform(shape: Sequence[int], generators: Generators) -> Tensor:
     return drawn
 
 
-def integers(below: int, shape: Sequence[int], generators: Generators) -> Tensor:
-    """Return whole numbers 0..below - 1 (B, *shape), int64 on the CPU."""
+def integers(least: int, below: int, shape: Sequence[int], generators: Generators) -> Tensor:
+    """Return whole numbers least..below - 1 (B, *shape), int64 on the CPU."""
     drawn = torch.empty(len(generators), *shape, dtype=torch.int64)
     per_image(
-        generators, lambda number, generator: drawn[number].random_(below, generator=generator)
+        generators,
+        lambda number, generator: drawn[number].random_(least, below, generator=generator),
     )
     return drawn

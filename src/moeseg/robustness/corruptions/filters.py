@@ -28,16 +28,13 @@ def correlate(images: Tensor, kernels: Tensor, border: Border) -> Tensor:
         border: what lies outside; right for images smaller than the kernel too.
     """
     height, width = int(images.shape[-2]), int(images.shape[-1])
-    reach = int(kernels.shape[-2]) // 2, int(kernels.shape[-1]) // 2
-    rows = _positions(height, reach[0], border, images.device)
-    columns = _positions(width, reach[1], border, images.device)
-    wide = images.index_select(-2, rows).index_select(-1, columns)
-    size = _fast_length(len(rows)), _fast_length(len(columns))
-    spectrum = torch.fft.rfft2(wide, s=size)
+    wide = _bordered(images, (kernels.shape[-2] // 2, kernels.shape[-1] // 2), border)
+    size = wide.shape[-2:]
+    spectrum = torch.fft.rfft2(wide)
     weights = torch.fft.rfft2(kernels.to(images), s=size).conj()
     if kernels.ndim == 3:
         weights = weights[:, None]  # (B, h, w) -> (B, 1, h, w)
-    # zeros up to `size` and what wraps around only meet places beyond H and W
+    # zeros at the lower right, and what wraps around, only meet places beyond H and W
     filtered: Tensor = torch.fft.irfft2(spectrum.mul_(weights), s=size)
     return filtered[..., :height, :width]
 
@@ -85,6 +82,22 @@ def enlarge(images: Tensor, factor: float) -> Tensor:
     """Enlarge images (B, N, h, w) bilinearly, first and last pixels staying at the ends."""
     size = round(images.shape[-2] * factor), round(images.shape[-1] * factor)
     return F.interpolate(images, size=size, mode="bilinear", align_corners=True)
+
+
+def _bordered(images: Tensor, reach: tuple[int, int], border: Border) -> Tensor:
+    """Surround images (..., H, W) by their border, and by zeros up to sizes of a fast transform."""
+    (height, width), (top, left) = images.shape[-2:], reach
+    bottom, right = top + height, left + width
+    size = _fast_length(bottom + top), _fast_length(right + left)
+    wide = images.new_zeros(*images.shape[:-2], *size)
+    wide[..., top:bottom, left:right] = images
+    columns = _positions(width, left, border, images.device)
+    wide[..., top:bottom, :left] = images[..., columns[:left]]
+    wide[..., top:bottom, right : right + left] = images[..., columns[right:]]
+    rows = _positions(height, top, border, images.device) + top
+    wide[..., :top, :] = wide[..., rows[:top], :]
+    wide[..., bottom : bottom + top, :] = wide[..., rows[bottom:], :]
+    return wide
 
 
 def _positions(length: int, reach: int, border: Border, device: torch.device) -> Tensor:

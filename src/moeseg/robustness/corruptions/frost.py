@@ -62,24 +62,22 @@ def _clouds(height: int, width: int, generators: Generators) -> Tensor:
 def _feathers(height: int, width: int, spacing: float, generators: Generators) -> Tensor:
     """Return six-armed feathers (B, H, W) in 0..1, one around each germ."""
     germs, nearest = _germs(height, width, spacing, generators)
-    own = germs.gather(1, nearest.flatten(1)[..., None].expand(-1, -1, 4)).view(
-        -1, height, width, 4
-    )
-    at_y, at_x, turn, size = own.unbind(-1)  # (B, H, W) each
+    own = germs.gather(2, nearest.flatten(1)[:, None].expand(-1, 4, -1))  # (B, 4, H * W)
+    at_y, at_x, turn, size = own.view(-1, 4, height, width).unbind(1)  # (B, H, W) each
     y = torch.arange(height)[:, None] - at_y
     x = torch.arange(width) - at_x
-    angle = torch.atan2(y, x) / (math.pi / 3) + turn * 6  # in sixths of a turn
-    arm = angle.round()
-    angle = (angle - arm).mul_(math.pi / 3)
+    turned = torch.atan2(y, x).mul_(3 / math.pi).add_(turn, alpha=6)  # in sixths of a turn
+    arm = turned.round()
+    angle = turned.sub_(arm).mul_(math.pi / 3)
     radius = torch.hypot(y, x)
-    along, beside = radius * angle.cos(), (radius * angle.sin()).abs_()
-    # barbs leave the arm at 60 degrees: where this one does, and how far along it the pixel is
-    root = along - beside / math.tan(math.pi / 3)
-    barb = beside / math.sin(math.pi / 3)
-    width_of_barb = 2.0 + 1.5 * size
-    row = root / width_of_barb + turn * 4000 + arm * 37
-    column = barb / (5 * width_of_barb) + size * 500
-    grid = torch.stack([column / TEXTURE[1] * 2, row / TEXTURE[0] * 2], -1)  # (B, H, W, 2)
+    along, beside = angle.cos().mul_(radius), angle.sin().mul_(radius).abs_()
+    # barbs leave the arm at 60 degrees: where this one does, in barbs from the germ, and how far
+    # along it the pixel is; turn, arm and size lead to a part of the texture of its own
+    thin = 1 / (2.0 + 1.5 * size)  # per pixel
+    root = along.sub_(beside, alpha=1 / math.tan(math.pi / 3)).mul_(thin)
+    root.add_(turn, alpha=4000).add_(arm, alpha=37)
+    tip = (beside * thin).mul_(0.2 / math.sin(math.pi / 3)).add_(size, alpha=500)
+    grid = torch.stack([tip.mul_(2 / TEXTURE[1]), root.mul_(2 / TEXTURE[0])], -1)  # (B, H, W, 2)
     noise = normal((1, *TEXTURE), generators)
     lines = F.grid_sample(noise, grid, padding_mode="reflection", align_corners=False)[:, 0]
     ridges = lines.abs_().mul_(-1.1).add_(1).clamp_(min=0)
@@ -90,26 +88,26 @@ def _feathers(height: int, width: int, spacing: float, generators: Generators) -
 def _germs(
     height: int, width: int, spacing: float, generators: Generators
 ) -> tuple[Tensor, Tensor]:
-    """Return germs (B, G, 4) as y, x, turn, size, and the number of each pixel's nearest one.
+    """Return germs (B, 4, G) as y, x, turn, size, and the number of each pixel's nearest one.
 
     One germ lies somewhere in each square of `spacing`, also in a ring of squares around the image,
-    so that the nearest is one of the nine squares about a pixel.
+    so that the nearest is nearly always in one of the nine squares about a pixel.
     """
     rows, columns = math.ceil(height / spacing) + 2, math.ceil(width / spacing) + 2
-    germs = uniform((rows, columns, 4), generators)
-    germs[..., 0] = (germs[..., 0] + torch.arange(rows)[:, None] - 1) * spacing
-    germs[..., 1] = (germs[..., 1] + torch.arange(columns) - 1) * spacing
-    germs = germs.flatten(1, 2)  # (B, rows * columns, 4)
-    y = torch.arange(0, height, COARSE)[:, None] + COARSE / 2
-    x = torch.arange(0, width, COARSE) + COARSE / 2
+    germs = uniform((4, rows, columns), generators)
+    germs[:, 0] = (germs[:, 0] + torch.arange(rows)[:, None] - 1) * spacing
+    germs[:, 1] = (germs[:, 1] + torch.arange(columns) - 1) * spacing
+    germs = germs.flatten(2)  # (B, 4, rows * columns)
+    y = torch.arange(0, height, COARSE)[:, None].float()
+    x = torch.arange(0, width, COARSE).float()
     square = ((y / spacing).long() + 1) * columns + (x / spacing).long() + 1
     closest = torch.full((len(generators), *square.shape), math.inf)
     nearest = torch.zeros(closest.shape, dtype=torch.int64)
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
             number = square + down * columns + right
-            place = germs[:, number]  # (B, h, w, 4)
-            distance = (place[..., 0] - y) ** 2 + (place[..., 1] - x) ** 2
+            at_y, at_x = germs[:, :2, number].unbind(1)  # (B, h, w) each
+            distance = (at_y - y) ** 2 + (at_x - x) ** 2
             nearest = torch.where(distance < closest, number, nearest)
             closest = torch.minimum(distance, closest)
     fine = nearest.repeat_interleave(COARSE, 1).repeat_interleave(COARSE, 2)
