@@ -138,7 +138,7 @@ def test_sea_is_at_least_as_strong_as_each_of_its_parts(finished: Run) -> None:
     )  # fmt: skip
     parts = [read_counts(folder / f"{p}-3@32-255.npz") for p in ("apgd-js", "apgd-masked")]
     for part in parts:
-        counts = part.targets["moe-simple"].long().sum(0)
+        counts = part.targets["moe-simple"].double().sum(0)
         union = counts.sum(0) + counts.sum(1) - counts.diagonal()
         miou = (counts.diagonal() / union).mean()
         assert row["miou"] <= float(miou) + 1e-9
