@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from moeseg.config import HABITS, Study, data_root, load_study, parse_study
+from moeseg.config import HABITS, Study, data_root, load_study, parse_epsilon, parse_study
 from moeseg.errors import UsageError
 
 SHIPPED = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
@@ -114,6 +114,71 @@ def test_all_mistakes_are_reported_at_once_with_the_nearest_name() -> None:
         "mixtures.moe-simple.gate: unknown value 'simpel'. Did you mean 'simple'?",
     ):
         assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("8/255", 8 / 255), (" 4 / 255 ", 4 / 255), ("0.5/255", 0.5 / 255), ("0.03", 0.03)]
+    + [(0.03, 0.03), ("8e-3", 0.008), (1, 1.0), ("255/255", 1.0)],
+)
+def test_epsilon_is_a_number_or_a_fraction(value: str | float, expected: float) -> None:
+    assert parse_epsilon(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0, -0.1, 1.5, 8, "8", "256/255", "1/0", "4/", "/255", "1/2/3", "four", "", "nan", "inf/inf"]
+    + [True, None, [4, 255], 10**400],
+)
+def test_epsilon_of_another_kind_is_refused(value: Any) -> None:  # noqa: ANN401 - anything
+    with pytest.raises(UsageError) as caught:
+        parse_epsilon(value)
+    assert str(caught.value) == (
+        f"epsilon: expected a number in (0, 1] such as 4/255, got {value!r}"
+    )
+
+
+def test_mistakes_in_adversarial_settings_are_reported_at_once() -> None:
+    text = complaint(
+        changed(
+            training={"adversarial": {"epsilon": "8", "steps": 0, "share": 0}},
+            gate={"adversarial": {"epsilon": "1/0", "stepz": 3}},
+            experts={"highway": {"training": {"adversarial": {"steps": 3}}}, "urban": {}},
+        )
+    )
+    assert "study.yaml: 7 settings to mend" in text
+    for expected in (
+        "training.adversarial.epsilon: expected a number in (0, 1] such as 4/255, got '8'",
+        "training.adversarial.steps: expected greater than or equal to 1, got 0",
+        "training.adversarial.share: expected greater than 0, got 0",
+        "gate.adversarial.epsilon: expected a number in (0, 1] such as 4/255, got '1/0'",
+        "gate.adversarial.stepz: unknown setting 'stepz'. Did you mean 'steps'?",
+        "gate.adversarial.steps: is not set and has no default",
+        "experts.highway.training.adversarial.epsilon: is not set and has no default",
+    ):
+        assert expected in text
+
+
+def test_a_network_may_have_its_own_adversarial_settings() -> None:
+    own = {"epsilon": "8/255", "steps": 2}
+    study = parse_study(
+        changed(
+            training={"adversarial": {"epsilon": "4/255", "steps": 7, "share": 0.5}},
+            experts={
+                "highway": {"training": {"adversarial": None}},
+                "urban": {"training": {"adversarial": own}},
+            },
+        ),
+        "x",
+    )
+    found = [study.training_of(name).adversarial for name in study.networks()]
+    assert found[0] is not None
+    assert found[2] is not None
+    assert found[0].model_dump() == {"epsilon": 4 / 255, "steps": 7, "share": 0.5}
+    assert found[1] is None
+    assert found[2].model_dump() == {"epsilon": 8 / 255, "steps": 2, "share": 0.5}
+    written = parse_study(study.model_dump(mode="json", exclude_unset=True), "x")
+    assert written == study
 
 
 def test_a_missing_setting_is_named() -> None:

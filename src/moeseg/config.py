@@ -33,6 +33,43 @@ _QUOTED = re.compile(r"'[^']*'")
 Extent = tuple[Positive, Positive]
 _Settings = TypeVar("_Settings", bound=BaseModel)
 Name = Annotated[str, Field(pattern=r"^[\w.-]+$")]
+_EPSILON = "expected a number in (0, 1] such as 4/255"
+
+
+def parse_epsilon(value: str | float) -> float:
+    """Return the size of a perturbation, a part of the range [0, 1] of pixels.
+
+    Args:
+        value: a number, or text: ``0.03`` or a fraction, ``8/255``.
+
+    Raises:
+        UsageError: it is no number, or not in (0, 1].
+    """
+    found = _fraction(value)
+    if not 0 < found <= 1:  # false for NaN too
+        raise UsageError(f"epsilon: {_EPSILON}, got {value!r}")
+    return found
+
+
+def _fraction(value: object) -> float:
+    """Return the value of a number or of text such as ``8/255``; NaN for anything else."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return math.nan
+    above, slash, below = str(value).partition("/")
+    try:
+        return float(above) / (float(below) if slash else 1.0)
+    except (ValueError, ZeroDivisionError):
+        return math.nan
+
+
+def _checked_epsilon(value: Any) -> float:  # noqa: ANN401 - whatever YAML holds
+    try:
+        return parse_epsilon(value)
+    except UsageError as error:
+        raise ValueError(_EPSILON) from error  # `_describe` says where, and what was got
+
+
+Epsilon = Annotated[float, BeforeValidator(_checked_epsilon)]
 
 
 def parse_epsilon(value: str | float) -> float:
@@ -203,6 +240,22 @@ class OptimizerConfig(Strict):
     """Steps over which the rate rises linearly from zero."""
 
 
+class AdversarialConfig(Strict):
+    """Training on frames that an attack changes against the network as it stands at that step.
+
+    Projected gradient ascent within `epsilon` (Madry et al., ICLR 2018). A training step then takes
+    `steps` + 1 forward and backward passes. Validation frames stay as they are.
+    """
+
+    epsilon: Epsilon
+    """Greatest change of a pixel's red, green or blue, of the range [0, 1]: a number in (0, 1] or a
+    fraction such as `4/255`."""
+    steps: Positive
+    """Steps of the attack on each batch, each a forward and a backward pass."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Part of each batch's frames that are changed, at least one frame; the others stay clean."""
+
+
 class TrainingConfig(Strict):
     """How experts and the baseline are trained."""
 
@@ -213,6 +266,9 @@ class TrainingConfig(Strict):
     optimizer: OptimizerConfig = OptimizerConfig()
     class_weights: Literal["none", "inverse-log", "median-frequency"] = "none"
     """Weights of the cross-entropy, scaled so that the average training pixel weighs 1."""
+    adversarial: AdversarialConfig | None = None
+    """Train on frames that an attack changes against the network: more robust, less right on clean
+    frames, and `steps` + 1 forward and backward passes a step. Null trains on clean frames."""
     choose: Literal["best", "last"] = "best"
     """Keep the epoch with the best validation mIoU, or the last one."""
     miou_classes: Literal["truth", "union"] = "truth"
@@ -265,6 +321,10 @@ class GateConfig(Strict):
     own, so it is compared with experts that it does not hold. Runs the experts at every step."""
     end_to_end: bool = False
     """Run the experts at every step instead of once: the slow reference."""
+    adversarial: AdversarialConfig | None = None
+    """Fit each gate (and head) on frames that an attack changes against its whole mixture; the
+    experts stay as they are. Each mixture is attacked, so fitted, by itself, with the experts at
+    work `steps` + 1 times a step instead of once in all: much slower than from the cache."""
     cache: CacheConfig = CacheConfig()
 
 

@@ -19,7 +19,11 @@ from moeseg.progress import say
 from moeseg.report import write_report
 from moeseg.robustness.stages import robustness_stages
 from moeseg.run import Cost, Ledger, Run, Stage, rank
+from moeseg.training.adversarial import Perturb
 from moeseg.training.stages import training_stages
+
+PERTURB: Perturb | None = None
+"""The attack that adversarial training takes its frames from."""
 
 
 def stages(run: Run) -> list[Stage]:
@@ -27,7 +31,7 @@ def stages(run: Run) -> list[Stage]:
     scenes = [_scenes_stage()] if run.study.data.reader == "synthetic" else []
     return [
         *scenes,
-        *training_stages(run),
+        *training_stages(run, PERTURB),
         *evaluation_stages(run, [insight_measures], frames_files),
         *insight_stages(run),
         *robustness_stages(run),

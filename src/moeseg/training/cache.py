@@ -55,8 +55,17 @@ class GateBatch:
     sampled: Tensor | None = None
 
 
+Change = Callable[[Tensor, Tensor, Sequence[str], int], Tensor]
+"""From images (B, 3, H, W), label, the frames' keys and the epoch to other images."""
+
+
 class GateSource(Protocol):
     """Where gate training gets its batches from."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether images are changed before the experts see them, as `gate.adversarial` asks."""
+        ...
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
@@ -281,6 +290,11 @@ class CachedOutputs:
         self.batches = _batches(self.layout.frames, batch_size, seed, training, shuffle)
         self.folder = folder
 
+    @property
+    def changed(self) -> bool:
+        """False: what is cached are the experts' outputs for the frames as they are."""
+        return False
+
     def __len__(self) -> int:
         return len(self.batches(0))
 
@@ -332,6 +346,7 @@ class LiveOutputs:
         training: False gives each frame exactly once, in order.
         shuffle: False keeps the order of the frames in training too.
         adapt: the named setting `gate.expert_batchnorm: adapt`.
+        change: what is done to images before the experts see them; None for nothing.
         workers: loader processes.
     """
 
@@ -345,14 +360,21 @@ class LiveOutputs:
         training: bool = True,
         shuffle: bool = True,
         adapt: bool = False,
+        change: Change | None = None,
         workers: int = 0,
     ) -> None:
         self.experts = experts
         self.seed = seed
         self.adapt = adapt
+        self.change = change
         self.frames = frames
         self.workers = workers
         self.batches = _batches(len(frames), batch_size, seed, training, shuffle)
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is a `change`."""
+        return self.change is not None
 
     def __len__(self) -> int:
         return len(self.batches(0))
@@ -367,9 +389,12 @@ class LiveOutputs:
         loader = DataLoader(
             self.frames, batch_sampler=self.batches(epoch), num_workers=self.workers
         )
-        for images, label, _ in loader:
-            outputs = _outputs(self.experts, images.to(device))
-            yield GateBatch(tuple(o.gate for o in outputs), outputs, label.to(device))
+        for batch in loader:
+            images, label, keys = batch[0].to(device), batch[1].to(device), batch[2]
+            if self.change is not None:
+                images = self.change(images, label, keys, epoch)
+            outputs = _outputs(self.experts, images)
+            yield GateBatch(tuple(o.gate for o in outputs), outputs, label)
 
 
 def _batches(

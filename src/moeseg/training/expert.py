@@ -40,6 +40,7 @@ from moeseg.metrics import ConfusionMatrix, class_ids, miou_over
 from moeseg.models import Expert
 from moeseg.progress import say
 from moeseg.run import launched
+from moeseg.training.adversarial import Adversary, Perturb, adversary
 from moeseg.training.loss import cross_entropy, make_optimizer, rate
 
 _TALKERS = ("lightning.pytorch", "lightning.fabric")
@@ -58,12 +59,14 @@ class ExpertTraining(L.LightningModule):
         steps: int,
         seed: int,
         class_weights: Tensor | None = None,
+        adversary: Adversary | None = None,
     ) -> None:
         super().__init__()
         self.expert = expert
         self.config = config
         self.steps = steps
         self.seed = seed
+        self.adversary = adversary
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.confusion = ConfusionMatrix(expert.num_classes)
 
@@ -72,8 +75,14 @@ class ExpertTraining(L.LightningModule):
         torch.manual_seed(self.seed * 100_003 + self.current_epoch)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Return the loss of one batch: images (B, 3, H, W), labels (B, H, W), keys."""
+        """Return the loss of one batch: images (B, 3, H, W), labels (B, H, W), keys.
+
+        With an adversary, of the batch as it changes it against the network in eval mode; the step
+        itself is taken in training mode.
+        """
         images, label, keys = batch
+        if self.adversary is not None:
+            images = self.adversary.change(self.expert, images, label, keys, self.current_epoch)
         weights = self.class_weights if isinstance(self.class_weights, Tensor) else None
         loss = cross_entropy(self.expert(images).logits, label, weights)
         if not torch.isfinite(loss):
@@ -129,6 +138,7 @@ def train_expert(
     workers: int = 0,
     shuffle: bool = True,
     class_weights: Tensor | None = None,
+    perturb: Perturb | None = None,
 ) -> Expert:
     """Train a network end to end, or go on where an earlier call in the same folder stopped.
 
@@ -142,13 +152,15 @@ def train_expert(
         workers: loader processes.
         shuffle: False shows frames in their own order every epoch.
         class_weights: (C,) for the loss.
+        perturb: the attack of `config.adversarial`; not used where that is null.
 
     Returns:
         The network with the weights of the chosen epoch, in eval mode on the CPU.
 
     Raises:
         MoesegError: the loss is not finite.
-        UsageError: too few validation frames for the settings, or no such device.
+        UsageError: too few validation frames for the settings, no such device, or no attack where
+            one is asked for.
     """
     check_choice(config, 0 if val is None else len(val))
     world = config.devices * config.num_nodes
@@ -159,6 +171,7 @@ def train_expert(
         steps=len(batches) * config.epochs,
         seed=seed,
         class_weights=class_weights,
+        adversary=adversary(config.adversarial, perturb, "training.adversarial", seed=seed),
     )
     feed = _Feed(train, val, config, seed, workers, shuffle)
     out.mkdir(parents=True, exist_ok=True)

@@ -46,12 +46,13 @@ def train_gates(
 ) -> None:
     """Fit the gates and heads of several mixtures over the same frozen experts, in place.
 
-    A mixture with `expert_batchnorm: adapt` must be fitted alone: its experts change. A call in a
-    folder where an earlier one was stopped goes on after its last whole epoch.
+    A mixture with `expert_batchnorm: adapt` must be fitted alone: its experts change. So must one
+    with `adversarial`: its frames are changed against it. A call in a folder where an earlier one
+    was stopped goes on after its last whole epoch.
 
     Args:
         mixtures: by name; they share their experts.
-        train: batches to learn from.
+        train: batches to learn from; with `config.adversarial`, of frames that are changed.
         val: batches for the choice of the epoch; None where there are none.
         config: see `GateConfig`.
         out: folder for the state and `metrics.csv`.
@@ -61,9 +62,11 @@ def train_gates(
 
     Raises:
         MoesegError: a loss is not finite.
-        UsageError: `choose: best` has no validation frames.
+        UsageError: `choose: best` has no validation frames, or frames are not changed as
+            `config.adversarial` asks.
     """
     check_gate_choice(config, 0 if val is None else len(val))
+    _check_changed(config, train, len(mixtures))
     out.mkdir(parents=True, exist_ok=True)
     fits = {name: _Fit(mixture, config) for name, mixture in mixtures.items()}
     state = out / "last.pt"
@@ -113,6 +116,15 @@ def check_gate_choice(config: GateConfig, val: int) -> None:
     if not val and config.choose == "best":
         raise UsageError(
             "gate.choose: best needs validation frames and there are none: set gate.choose: last"
+        )
+
+
+def _check_changed(config: GateConfig, train: GateSource, mixtures: int) -> None:
+    if config.adversarial is not None and not (train.changed and mixtures == 1):
+        raise UsageError(
+            "gate.adversarial: expected one mixture and frames that are changed against it, got "
+            f"{mixtures} and frames {'changed' if train.changed else 'as they are'}: give each "
+            "mixture its own `LiveOutputs` with `change`, or set gate.adversarial: null"
         )
 
 

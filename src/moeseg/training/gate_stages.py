@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,19 @@ from moeseg.models import (
 )
 from moeseg.progress import say
 from moeseg.run import Cost, Run, Stage
+from moeseg.training.adversarial import Adversary, Perturb, adversary
 from moeseg.training.cache import (
     FORMAT,
     CachedOutputs,
     CacheLayout,
+    Change,
     GateSource,
     LiveOutputs,
     build_cache,
     plan_cache,
 )
 from moeseg.training.controls import mean_gate, merge_experts, reestimate_batchnorm
+from moeseg.training.cost import attack_factor
 from moeseg.training.frames import gate_frames
 from moeseg.training.gate import check_gate_choice, train_gates
 from moeseg.training.network_stages import (
@@ -51,7 +55,7 @@ _MERGED_BATCH = 16
 """Frames whose statistics the merged expert's BatchNorm averages, whatever it was trained with."""
 
 
-def gate_stages(run: Run) -> list[Stage]:
+def gate_stages(run: Run, perturb: Perturb | None) -> list[Stage]:
     """Return the stages that make every model with a gate, and the other controls."""
     experts = expert_stages(run)
     stages: list[Stage] = []
@@ -71,8 +75,8 @@ def gate_stages(run: Run) -> list[Stage]:
         stages.append(
             Stage(
                 name="gates",
-                make=_make_gates,
-                inputs=_gate_inputs,
+                make=functools.partial(_make_gates, perturb=perturb),
+                inputs=functools.partial(_gate_inputs, perturb=perturb),
                 outputs=lambda run: [run.model(name) for name in run.study.gated()],
                 scratch=lambda run: [run.log("gates")],
                 needs=experts if _live(run) else ("cache", *experts),
@@ -117,8 +121,13 @@ def _controls_inputs(run: Run) -> dict[str, Any]:
 
 def _live(run: Run) -> bool:
     """Return whether gates are fitted with the experts at work at every step, without a cache."""
+    return run.study.gate.end_to_end or _alone(run)
+
+
+def _alone(run: Run) -> bool:
+    """Return whether each mixture is fitted by itself, to experts or frames that are its own."""
     gate = run.study.gate
-    return gate.end_to_end or gate.expert_batchnorm == "adapt"
+    return gate.expert_batchnorm == "adapt" or gate.adversarial is not None
 
 
 def _frozen_experts(run: Run) -> list[Expert]:
@@ -204,7 +213,8 @@ def _cache_cost(run: Run) -> Cost:
     )
 
 
-def _gate_inputs(run: Run) -> dict[str, Any]:
+def _gate_inputs(run: Run, perturb: Perturb | None) -> dict[str, Any]:
+    _adversary(run, perturb)
     gate = run.study.gate.model_dump(exclude_defaults=True)
     mixtures = {
         name: mixture.model_dump(exclude_defaults=True)
@@ -217,7 +227,13 @@ def _gate_inputs(run: Run) -> dict[str, Any]:
     return {"gate": gate, "mixtures": mixtures} | weighting | _shown(run) | data_inputs(run)
 
 
-def _gate_source(run: Run, part: str, experts: Sequence[Expert]) -> GateSource | None:
+def _adversary(run: Run, perturb: Perturb | None) -> Adversary | None:
+    return adversary(run.study.gate.adversarial, perturb, "gate.adversarial", seed=run.study.seed)
+
+
+def _gate_source(
+    run: Run, part: str, experts: Sequence[Expert], change: Change | None = None
+) -> GateSource | None:
     gate = run.study.gate
     frames = _cache_parts(run).get(part)
     if frames is None:
@@ -232,6 +248,7 @@ def _gate_source(run: Run, part: str, experts: Sequence[Expert]) -> GateSource |
             training=training,
             shuffle=run.study.data.shuffle,
             adapt=training and gate.expert_batchnorm == "adapt",
+            change=change,
             workers=run.study.data.workers,
         )
     return CachedOutputs(
@@ -264,20 +281,24 @@ def initial_mixtures(
     return mixtures
 
 
-def _make_gates(run: Run) -> None:
-    if run.study.gate.expert_batchnorm == "adapt":
-        missing = [name for name in run.study.gated() if not run.model(name).exists()]
-        for name in missing:
-            # each mixture changes its experts, so it gets and keeps its own
-            _fit_gates(run, [name], run.log("gates") / name, shared=False)
-    else:
-        _fit_gates(run, list(run.study.gated()), run.log("gates"), shared=True)
+def _make_gates(run: Run, perturb: Perturb | None) -> None:
+    if not _alone(run):
+        _fit_gates(run, list(run.study.gated()), run.log("gates"))
+        return
+    against = _adversary(run, perturb)
+    for name in run.study.gated():
+        if not run.model(name).exists():
+            _fit_gates(run, [name], run.log("gates") / name, against)
 
 
-def _fit_gates(run: Run, names: Sequence[str], log: Path, *, shared: bool) -> None:
+def _fit_gates(run: Run, names: Sequence[str], log: Path, against: Adversary | None = None) -> None:
     experts = _frozen_experts(run)
     mixtures = initial_mixtures(run, experts, names)
-    train = _gate_source(run, "train", experts)
+    change = None
+    if against is not None:
+        (alone,) = mixtures.values()
+        change = functools.partial(against.change, alone)
+    train = _gate_source(run, "train", experts, change)
     assert train is not None
     weights = taught_weights(run, gate_frames(run), run.study.training.class_weights)
     say(f"gates: fitting {', '.join(mixtures)} on {len(gate_frames(run))} frames")
@@ -291,6 +312,8 @@ def _fit_gates(run: Run, names: Sequence[str], log: Path, *, shared: bool) -> No
         class_weights=None if weights is None else weights.to(run.device),
         miou_classes=run.study.training.miou_classes,
     )
+    # a mixture that changed its experts keeps its own
+    shared = run.study.gate.expert_batchnorm == "hold"
     folders = [run.model(name) for name in expert_models(run)] if shared else None
     for name, mixture in mixtures.items():
         save(mixture.cpu(), run.model(name), info=model_info(run, name), experts=folders)
@@ -346,6 +369,7 @@ def _gate_cost(run: Run) -> Cost:
     gates = len(run.study.gated())
     seconds = 2e-3 * gates * images  # a sampled step hardly depends on the size
     if _live(run) or run.study.gate.pixels == "all":
-        alone = run.study.gate.expert_batchnorm == "adapt"
-        seconds += forward_seconds(run, expert_models(run), images) * (gates if alone else 1)
+        passes = 1 + attack_factor(run.study.gate.adversarial)
+        passes *= gates if _alone(run) else 1
+        seconds += forward_seconds(run, expert_models(run), images) * passes
     return Cost(seconds, 0.0)

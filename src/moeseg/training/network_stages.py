@@ -26,8 +26,10 @@ from moeseg.models import (
 )
 from moeseg.progress import say, track
 from moeseg.run import Cost, Run, Stage, rank
+from moeseg.training.adversarial import Perturb, adversary
 from moeseg.training.cost import (
     TRAIN_FACTOR,
+    attack_factor,
     expected_seconds,
     parameter_bytes,
     planned_expert,
@@ -38,10 +40,10 @@ from moeseg.training.frames import network_frames
 from moeseg.types import Frame, Size
 
 
-def network_stages(run: Run) -> list[Stage]:
+def network_stages(run: Run, perturb: Perturb | None) -> list[Stage]:
     """Return the stages that train networks end to end, then that of the ensembles."""
     before = ("scenes",) if run.study.data.reader == "synthetic" else ()
-    stages = [_network_stage(name, before) for name in run.study.networks()]
+    stages = [_network_stage(name, before, perturb) for name in run.study.networks()]
     if run.study.ensembles:
         stages.append(
             Stage(
@@ -76,14 +78,25 @@ def model_info(run: Run, name: str) -> dict[str, Any]:
         "fit": run.study.data.fit,
         "settings": run.study.habits(),
         **({"subset": run.study.subset_of(name)} if name in run.study.networks() else {}),
+        **_attacked(run, name),
     }
 
 
-def _network_stage(network: str, before: Sequence[str]) -> Stage:
+def _attacked(run: Run, name: str) -> dict[str, Any]:
+    """Return what a model was trained against; empty for clean frames and for given weights."""
+    against = None
+    if name in run.study.gated():
+        against = run.study.gate.adversarial
+    elif name in run.study.networks() and _config_of(run, name).weights is None:
+        against = run.study.training_of(name).adversarial
+    return {} if against is None else {"adversarial": against.model_dump()}
+
+
+def _network_stage(network: str, before: Sequence[str], perturb: Perturb | None) -> Stage:
     return Stage(
         name=f"train-{network}",
-        make=functools.partial(_make_network, network=network),
-        inputs=functools.partial(_network_inputs, network=network),
+        make=functools.partial(_make_network, network=network, perturb=perturb),
+        inputs=functools.partial(_network_inputs, network=network, perturb=perturb),
         outputs=lambda run: [run.model(network)],
         scratch=lambda run: [run.log(network)],
         needs=tuple(before),
@@ -96,7 +109,7 @@ def _config_of(run: Run, network: str) -> ExpertConfig:
     return run.study.networks()[network]
 
 
-def _make_network(run: Run, network: str) -> None:
+def _make_network(run: Run, network: str, perturb: Perturb | None) -> None:
     weights = _config_of(run, network).weights
     expert = initial_network(run, network)
     if weights is not None:
@@ -117,6 +130,7 @@ def _make_network(run: Run, network: str) -> None:
             workers=run.study.data.workers,
             shuffle=run.study.data.shuffle,
             class_weights=taught_weights(run, frames, config.class_weights),
+            perturb=perturb,
         )
     if rank() == 0:
         save(expert, run.model(network), info=model_info(run, network))
@@ -130,7 +144,7 @@ def initial_network(run: Run, network: str) -> Expert:
         return build_expert(arguments)
 
 
-def _network_inputs(run: Run, network: str) -> dict[str, Any]:
+def _network_inputs(run: Run, network: str, perturb: Perturb | None) -> dict[str, Any]:
     config = _config_of(run, network)
     architecture = run.study.architecture_of(network).model_dump(exclude_defaults=True)
     name = run.study.architecture_of(network).name
@@ -146,11 +160,11 @@ def _network_inputs(run: Run, network: str) -> dict[str, Any]:
         }
     train = network_frames(run, network)  # a wrong name is told before missing validation frames
     val = run.validation_frames(run.study.subset_of(network))
-    check_choice(run.study.training_of(network), len(val))
+    settings = run.study.training_of(network)
+    check_choice(settings, len(val))
+    adversary(settings.adversarial, perturb, f"training.adversarial of {network}")
     # a GPU trains the same network; more processes make larger steps, so they count
-    training = run.study.training_of(network).model_dump(
-        exclude_defaults=True, exclude={"accelerator"}
-    )
+    training = settings.model_dump(exclude_defaults=True, exclude={"accelerator"})
     return {
         "architecture": architecture,
         "training": training,
@@ -197,7 +211,8 @@ def _network_cost(run: Run, network: str) -> Cost:
     val = run.validation_frames(run.study.subset_of(network))
     checks = len(val) * (config.epochs // config.val_every)
     flops = flops_of(run, network)
-    work = flops * (TRAIN_FACTOR * frames + checks) / (config.devices * config.num_nodes)
+    passes = (TRAIN_FACTOR + attack_factor(config.adversarial)) * frames + checks
+    work = flops * passes / (config.devices * config.num_nodes)
     moments = 2 if config.optimizer.name == "sgd" else 3  # the weights and what the optimizer keeps
     return Cost(expected_seconds(work, run.device), parameters * (1 + 2 * moments))
 
