@@ -72,29 +72,13 @@ def _checked_epsilon(value: Any) -> float:  # noqa: ANN401 - whatever YAML holds
 Epsilon = Annotated[float, BeforeValidator(_checked_epsilon)]
 
 
-def parse_epsilon(value: str | float) -> float:
-    """Return the radius that a text such as ``8/255`` or a number gives.
-
-    Raises:
-        ValueError: it is no number in (0, 1].
-    """
-    upper, _, lower = str(value).partition("/")
-    try:
-        radius = float(upper) / float(lower or 1)
-    except (ValueError, ZeroDivisionError):
-        radius = math.nan
-    if not 0 < radius <= 1:
-        raise ValueError(f"expected a radius in (0, 1] such as 4/255 or 0.03, got {value!r}")
-    return radius
+def _epsilon_text(value: Any) -> str:  # noqa: ANN401 - whatever YAML holds
+    _checked_epsilon(value)
+    return str(value).replace(" ", "")
 
 
-def _epsilon_text(value: object) -> str:
-    text = str(value).replace(" ", "")
-    parse_epsilon(text)
-    return text
-
-
-Epsilon = Annotated[str, BeforeValidator(_epsilon_text)]
+EpsilonText = Annotated[str, BeforeValidator(_epsilon_text)]
+"""An epsilon as it was written, which names a condition."""
 Severity = Annotated[int, Field(ge=1, le=5)]
 
 
@@ -416,7 +400,7 @@ class SweepConfig(Strict):
     attacks: Annotated[tuple[str, ...], Field(min_length=1)]
     """Short names, e.g. `fgsm`, `pgd-10`, `pgd-50x3` (steps, restarts), `sea-30`, `square-500`,
     `universal-5`, `pgd-10:weights`, `pgd-published`; or names under `robustness.attacks`."""
-    epsilons: Annotated[tuple[Epsilon, ...], Field(min_length=1)]
+    epsilons: Annotated[tuple[EpsilonText, ...], Field(min_length=1)]
     """Radii of the L-infinity ball, e.g. `4/255` or 0.03."""
     models: tuple[str, ...] | None = None
     """Models that are attacked; null takes every one. An attack through a part that a model does

@@ -17,12 +17,13 @@ from moeseg.insight.measures import frames_files, insight_measures
 from moeseg.insight.stages import insight_stages
 from moeseg.progress import say
 from moeseg.report import write_report
+from moeseg.robustness.attacks import perturb_for_training
 from moeseg.robustness.stages import robustness_stages
 from moeseg.run import Cost, Ledger, Run, Stage, rank
 from moeseg.training.adversarial import Perturb
 from moeseg.training.stages import training_stages
 
-PERTURB: Perturb | None = None
+PERTURB: Perturb = perturb_for_training
 """The attack that adversarial training takes its frames from."""
 
 

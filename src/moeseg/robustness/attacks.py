@@ -7,10 +7,10 @@ one change for all images in `universal`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from moeseg.robustness.directions import AdamOfSigns, Apgd, Direction, Project, 
 from moeseg.robustness.losses import LossName, Pixels, cross_entropy, loss_of
 from moeseg.robustness.paths import ALL, Forward, forward_through
 from moeseg.robustness.square import square
-from moeseg.types import IGNORE
+from moeseg.types import IGNORE, Prediction
 
 Kind = Literal[
     "fgsm",
@@ -203,6 +203,26 @@ def perturb(
         return _in_memory(forward, images, label, generators, epsilon, attack)
 
 
+def perturb_for_training(
+    model: Callable[[Tensor], Prediction],
+    images: Tensor,
+    label: Tensor,
+    generators: Sequence[torch.Generator],
+    *,
+    epsilon: float,
+    steps: int,
+) -> Tensor:
+    """Return images attacked by PGD, for `training.adversarial.Perturb`; see there.
+
+    A batch without any label comes back as it is.
+    """
+    if bool((label == IGNORE).all()):
+        return images
+    attack = Attack(kind="pgd", steps=steps)
+    known = cast("Model", model)  # training hands on the module itself
+    return perturb(known, images, label, generators, epsilon=epsilon, attack=attack).images
+
+
 @contextmanager
 def still(model: Model) -> Iterator[None]:
     """Hold a model in eval mode and its parameters free of gradients, and undo that afterwards."""
@@ -361,5 +381,6 @@ def gradient_of(value: Tensor, at: Tensor) -> Tensor:
             "expected a model whose output has a gradient, got one without (an exported one?); "
             "attack it with `square`, which needs none, or with examples made for another model"
         )
-    (gradient,) = torch.autograd.grad(value.sum(), at)
+    # of sums over pixels, not means: small numbers would vanish in 16 bits, and no direction cares
+    (gradient,) = torch.autograd.grad(value.sum() * at[0, 0].numel(), at)
     return gradient

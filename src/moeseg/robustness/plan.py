@@ -94,10 +94,7 @@ def checked_epsilon(radius: str) -> float:
     Raises:
         UsageError: it is no number in (0, `LARGEST`].
     """
-    try:
-        epsilon = parse_epsilon(radius)
-    except ValueError as error:
-        raise UsageError(f"epsilon: {error}") from error
+    epsilon = parse_epsilon(radius)
     if epsilon > LARGEST:
         raise UsageError(
             f"epsilon: expected at most 64/255, beyond which people no longer know the scene, got "
