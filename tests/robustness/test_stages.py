@@ -310,7 +310,7 @@ def test_wrong_names_are_told_before_anything_is_trained(
 def test_absurd_radii_are_refused_with_the_file(radius: str, tmp_path: Path) -> None:
     settings = study_settings(tmp_path, tmp_path / "run")
     settings["robustness"] = {"sweeps": {"a": {"attacks": ["pgd"], "epsilons": [radius]}}}
-    with pytest.raises(UsageError, match=r"epsilons.0: expected a radius in \(0, 1\]"):
+    with pytest.raises(UsageError, match=r"epsilons.0: expected a number in \(0, 1\]"):
         parse_study(settings, "test")
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from moeseg.errors import UsageError
@@ -52,7 +53,7 @@ def joined_ranks(name: str) -> Iterator[None]:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     dist.init_process_group(
         "nccl" if cuda else "gloo",
-        store=dist.PrefixStore(f"moeseg/{name}/{attempt}", store),
+        store=PrefixStore(f"moeseg/{name}/{attempt}", store),
         rank=own,
         world_size=world,
         timeout=_PATIENCE,

@@ -26,11 +26,9 @@ from moeseg.robustness.ranks import joined_ranks
 from moeseg.robustness.shown import check_shown, layers_folder, write_shown
 from moeseg.robustness.sweep import Arena, Unit, run_sweep
 from moeseg.run import Cost, Run, Stage, rank
+from moeseg.training.cost import ATTACK_FACTOR
 from moeseg.training.network_stages import expert_models, forward_seconds, model_info
 from moeseg.types import Frame, Row
-
-BACKWARD = 3
-"""What a step of an attack costs in forward passes: the pass itself and the way back."""
 
 
 def robustness_stages(run: Run) -> list[Stage]:
@@ -176,7 +174,7 @@ def _sweep_cost(run: Run, name: str) -> Cost:
     for unit in _units(run, name):
         networks = 1 if unit.source in run.study.networks() else len(run.study.experts)
         runs = len(unit.attack.parts()) * unit.attack.restarts
-        passes += networks * (BACKWARD * unit.attack.steps * runs + 4)
+        passes += networks * (ATTACK_FACTOR * unit.attack.steps * runs + 4)
     single = forward_seconds(run, expert_models(run)[:1], frames, run.eval_size)
     return Cost(passes * single, 1e6)
 

@@ -16,12 +16,12 @@ from moeseg.models import Expert, build_expert
 from moeseg.types import Size
 
 TRAIN_FACTOR = 3.0  # forward, and backward by input and by weight
-_ATTACK_FACTOR = 2.0  # forward, and backward by input alone
+ATTACK_FACTOR = 2.0  # forward, and backward by input alone
 
 
 def attack_factor(config: AdversarialConfig | None) -> float:
     """Return what an attack adds to a training frame, in forward passes; 0 without one."""
-    return _ATTACK_FACTOR * config.steps * config.share if config is not None else 0.0
+    return ATTACK_FACTOR * config.steps * config.share if config is not None else 0.0
 
 
 @functools.cache
