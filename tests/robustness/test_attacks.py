@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attackable import scenes, trained_expert, trained_mixture
 from contracts_attack import AttackContract
-from moeseg.errors import DataError, UsageError
+from moeseg.errors import UsageError
 from moeseg.models import Ensemble, Expert, Mixture, build_ensemble
 from moeseg.robustness.attacks import KINDS, Attack, Perturbed, perturb, staged
 from moeseg.robustness.ball import generators_of
@@ -327,11 +327,6 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(
 def test_wrong_arguments_are_told(call: Callable[[], object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         call()
-
-
-def test_a_batch_without_any_label_is_told() -> None:
-    with pytest.raises(DataError, match=r"labels are all ignored.*data check"):
-        run("pgd", label=torch.full_like(LABEL, 255))
 
 
 def test_an_image_without_labels_among_others_counts_nothing() -> None:

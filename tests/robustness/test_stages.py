@@ -8,12 +8,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from moeseg.config import load_study, parse_study
-from moeseg.errors import UsageError
+from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.rows import read_rows, validate_row
 from moeseg.evaluation.stages import load_models, scored_frames
 from moeseg.models import Model
@@ -25,7 +27,7 @@ from moeseg.robustness.universal import load_universal
 from moeseg.run import Run
 from moeseg.study import ledger, plan, run_study
 from moeseg.types import Row
-from tiny import study_settings, write_data, write_study
+from tiny import SIZE, study_settings, write_data, write_study
 
 ROBUSTNESS: dict[str, Any] = {
     "attacks": {"slow": {"kind": "pgd", "steps": 2, "momentum": 0.9, "step_size": 0.5}},
@@ -312,6 +314,21 @@ def test_absurd_radii_are_refused_with_the_file(radius: str, tmp_path: Path) -> 
     settings["robustness"] = {"sweeps": {"a": {"attacks": ["pgd"], "epsilons": [radius]}}}
     with pytest.raises(UsageError, match=r"epsilons.0: expected a number in \(0, 1\]"):
         parse_study(settings, "test")
+
+
+def test_frames_without_any_label_are_told(tmp_path: Path) -> None:
+    """Labels of the test frames become the ignored colour; what was trained before is kept."""
+    robustness = {"sweeps": {"a": {"attacks": ["fgsm"], "epsilons": [0.1], "models": ["baseline"]}}}
+    file = write_study(tmp_path, tmp_path / "run", robustness=robustness)
+    taxonomy = tmp_path / "taxonomy.yaml"
+    taxonomy.write_text(taxonomy.read_text() + "ignore: ['#010203']\n")
+    for path in (tmp_path / "labels").glob("*-test-*.png"):
+        Image.fromarray(np.full((*SIZE, 3), (1, 2, 3), np.uint8)).save(path)
+    run = Run(load_study(file))
+    with pytest.raises(DataError, match=r"fgsm@0.1.*8 frames whose labels are all ignored"):
+        run_study(run)
+    assert (run.folder / "results.jsonl").exists()
+    assert not (run.folder / "robustness" / "attack-a.jsonl").exists()
 
 
 def test_files_of_attacks_have_names_that_any_disk_takes() -> None:

@@ -15,7 +15,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from moeseg.errors import DataError, UsageError, unknown_name
+from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.runner import evaluating
 from moeseg.models import Model
 from moeseg.progress import say
@@ -24,7 +24,7 @@ from moeseg.robustness.directions import AdamOfSigns, Apgd, Direction, Project, 
 from moeseg.robustness.losses import LossName, Pixels, cross_entropy, loss_of
 from moeseg.robustness.paths import ALL, Forward, forward_through
 from moeseg.robustness.square import square
-from moeseg.types import IGNORE, Prediction
+from moeseg.types import Prediction
 
 Kind = Literal[
     "fgsm",
@@ -167,7 +167,8 @@ def perturb(
     """Attack a batch of images; the model's mode, gradients and parameters are as before after.
 
     Of all points on the way, each image keeps the one with most labelled pixels wrong, the latest
-    among equals; ``fgsm`` and the published attacks keep their last.
+    among equals; ``fgsm`` and the published attacks keep their last. An image without a labelled
+    pixel is not driven anywhere.
 
     Args:
         model: an expert, ensemble or mixture.
@@ -180,7 +181,6 @@ def perturb(
     Raises:
         UsageError: epsilon out of range, a part that the model has not, or a model whose output
             has no gradient.
-        DataError: no pixel of the whole batch is labelled.
     """
     if attack.kind.startswith("universal"):
         raise UsageError(
@@ -191,11 +191,6 @@ def perturb(
         raise UsageError(
             f"epsilon: expected a radius in 0..1, of pixels in [0, 1], got {epsilon:g}; write "
             "4/255 for four grey levels"
-        )
-    if bool((label == IGNORE).all()):
-        raise DataError(
-            "expected labelled pixels to attack, got a batch whose labels are all ignored; choose "
-            "other frames, or look at them with `moeseg data check`"
         )
     with torch.inference_mode(False), still(model):
         images, label = images.clone(), label.clone()  # an inference tensor takes no gradient
@@ -212,12 +207,7 @@ def perturb_for_training(
     epsilon: float,
     steps: int,
 ) -> Tensor:
-    """Return images attacked by PGD, for `training.adversarial.Perturb`; see there.
-
-    A batch without any label comes back as it is.
-    """
-    if bool((label == IGNORE).all()):
-        return images
+    """Return images attacked by PGD, for `training.adversarial.Perturb`; see there."""
     attack = Attack(kind="pgd", steps=steps)
     known = cast("Model", model)  # training hands on the module itself
     return perturb(known, images, label, generators, epsilon=epsilon, attack=attack).images
@@ -300,12 +290,11 @@ def _run(
     """Run one attack once."""
     if attack.kind == "square":
         return Perturbed(*square(forward, images, label, generators, epsilon, attack.steps))
-    noise = attack.kind not in ("fgsm", "fgsm-published")
     stages = [(attack.steps, epsilon)]
     if attack.kind in SEA_PARTS:
         stages = staged(attack.steps, epsilon)
     point = images
-    if noise:
+    if not attack.kind.startswith("fgsm"):
         point = uniform_start(images, stages[0][1], generators)
     found: Perturbed | None = None
     for steps, radius in stages:

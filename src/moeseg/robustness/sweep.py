@@ -177,6 +177,12 @@ def _carry_out(unit: Unit, arena: Arena) -> Counts:
         title=f"{unit.condition} on {unit.source}",
     )
     crafter.sync()
+    if not int(crafter.notes["clean"].sum()):
+        raise DataError(
+            f"{unit.condition}: expected labelled pixels to attack, got {len(arena.keys)} frames "
+            "whose labels are all ignored; choose other frames, or look at them with "
+            "`moeseg data check`"
+        )
     return Counts({name: one.confusion for name, one in counted.items()}, crafter.notes)
 
 
