@@ -1,7 +1,8 @@
 """Corruptions against the published code, fed with the same random numbers where it draws some.
 
-The reference is the PyPI package `imagecorruptions-imaug`. Frost is drawn here and a photo there, so
-that only its statistics are held against those of the photos. Differences are in levels of 0..255.
+The reference is the PyPI package `imagecorruptions-imaug`. Frost is drawn here and a photo
+there, so that only its statistics are held against those of the photos. Differences are in levels
+of 0..255.
 """
 
 from __future__ import annotations
