@@ -23,7 +23,7 @@ from moeseg.robustness.corruptions import SEVERITIES, corrupt
 from moeseg.robustness.corruptions.blur import moved_from
 from moeseg.robustness.corruptions.draws import generators_of, integers, normal, uniform
 from moeseg.robustness.corruptions.filters import zoom_source
-from moeseg.robustness.corruptions.frost import ice
+from moeseg.robustness.corruptions.ice import ice
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]

@@ -25,7 +25,7 @@ from moeseg.robustness.corruptions.digital import (
     pixelate,
 )
 from moeseg.robustness.corruptions.draws import Generators, generators_of
-from moeseg.robustness.corruptions.frost import frost
+from moeseg.robustness.corruptions.ice import frost
 from moeseg.robustness.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
 from moeseg.robustness.corruptions.weather import brightness, fog, snow
 

@@ -51,18 +51,28 @@ def ice(height: int, width: int, generators: Generators) -> Tensor:
         depth += crystals.mul_((thickness * 0.5 + 0.75).clamp_(0.25, 1.4)).mul_(strength)
     depth = depth.clamp_(0, 1)[:, None]  # (B, H, W) -> (B, 1, H, W)
     thin, thick = torch.tensor(THIN)[:, None, None], torch.tensor(THICK)[:, None, None]
-    return thin + depth * (thick - thin)
+    return torch.lerp(thin, thick, depth)
 
 
 def _clouds(height: int, width: int, generators: Generators) -> Tensor:
-    """Return smooth noise (B, H, W) of about unit spread, each octave half as strong."""
-    total = torch.zeros(len(generators), 1, height, width)
-    for step, weight in ((128, 0.8), (64, 0.5), (32, 0.25), (8, 0.15), (2, 0.12)):
-        side = height // step + 2, width // step + 2
-        noise = normal((1, *side), generators)
-        fine = F.interpolate(noise, scale_factor=step, mode="bilinear", align_corners=False)
-        total += fine[..., step // 2 :, step // 2 :][..., :height, :width].mul(weight)
-    return total[:, 0]
+    """Return smooth noise (B, H, W) of about unit spread, finer octaves weaker."""
+    # all but the finest are summed at an eighth of the size and enlarged together
+    coarse = torch.zeros(len(generators), 1, height // 8 + 2, width // 8 + 2)
+    for step, weight in ((16, 0.8), (8, 0.5), (4, 0.25), (1, 0.15)):
+        coarse += _smooth(int(coarse.shape[2]), int(coarse.shape[3]), step, generators) * weight
+    fine = _smooth(height, width, 2, generators)
+    return fine.mul_(0.12).add_(_enlarged(coarse, 8, height, width))[:, 0]
+
+
+def _smooth(height: int, width: int, step: int, generators: Generators) -> Tensor:
+    """Return normal numbers every `step` pixels, and what lies between them, (B, 1, H, W)."""
+    noise = normal((1, height // step + 2, width // step + 2), generators)
+    return _enlarged(noise, step, height, width)
+
+
+def _enlarged(noise: Tensor, step: int, height: int, width: int) -> Tensor:
+    wide = F.interpolate(noise, scale_factor=step, mode="bilinear", align_corners=False)
+    return wide[..., step // 2 :, step // 2 :][..., :height, :width]
 
 
 def _feathers(height: int, width: int, spacing: float, generators: Generators) -> Tensor:
@@ -75,7 +85,8 @@ def _feathers(height: int, width: int, spacing: float, generators: Generators) -
     def draw(number: int, generator: torch.Generator) -> None:
         for top in range(0, height, rows):
             strip = slice(top, top + rows)
-            own = germs[number][:, nearest[number, strip]]  # (4, rows, W)
+            mine = nearest[number, strip]
+            own = germs[number].index_select(1, mine.flatten()).view(4, *mine.shape)
             drawn[number, strip] = _feather(own, top, textures[number])
 
     per_image(generators, draw)
