@@ -109,6 +109,13 @@ def test_any_size(name: str, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
+def test_memory_layout_does_not_matter(name: str, scene: Tensor) -> None:
+    rows = scene.contiguous()
+    last = scene.to(memory_format=torch.channels_last)
+    assert torch.equal(corrupt(rows, name, 3, [1]), corrupt(last, name, 3, [1]))
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_uniform_images_stay_within_reason(name: str) -> None:
     """Black and white, where a division or a logarithm may fail."""
     images = torch.stack([torch.zeros(3, 24, 32), torch.ones(3, 24, 32)])

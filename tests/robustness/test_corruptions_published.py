@@ -1,7 +1,8 @@
 """Corruptions against the published code, fed with the same random numbers where it draws some.
 
-The reference is the PyPI package `imagecorruptions-imaug`. Frost is drawn here and a photo there, so
-that only its statistics are held against those of the photos. Differences are in levels of 0..255.
+The reference is the PyPI package `imagecorruptions-imaug`. Frost is drawn here and a photo
+there, so that only its statistics are held against those of the photos. Differences are in levels
+of 0..255.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from moeseg.robustness.corruptions import SEVERITIES, corrupt
 from moeseg.robustness.corruptions.blur import moved_from
 from moeseg.robustness.corruptions.draws import generators_of, integers, normal, uniform
 from moeseg.robustness.corruptions.filters import zoom_source
-from moeseg.robustness.corruptions.frost import ice
+from moeseg.robustness.corruptions.ice import ice
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]

@@ -25,7 +25,7 @@ from moeseg.robustness.corruptions.digital import (
     pixelate,
 )
 from moeseg.robustness.corruptions.draws import Generators, generators_of
-from moeseg.robustness.corruptions.frost import frost
+from moeseg.robustness.corruptions.ice import frost
 from moeseg.robustness.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
 from moeseg.robustness.corruptions.weather import brightness, fog, snow
 
@@ -87,7 +87,8 @@ def corrupt(images: Tensor, name: str, severity: int, seeds: Sequence[int]) -> T
     if images.numel() == 0:
         return images.clone()
     with torch.no_grad():
-        return _TABLE[name](images, severity, generators_of(seeds)).clamp_(0.0, 1.0)
+        changed = _TABLE[name](images.contiguous(), severity, generators_of(seeds))
+        return changed.clamp_(0.0, 1.0)
 
 
 def condition_of(name: str, severity: int) -> str:

@@ -1,6 +1,7 @@
 """Random numbers of a batch, each image's from a generator of its own.
 
-A generator is serial, so the images of a batch are drawn on torch's threads side by side.
+A generator is serial, so the images of a batch are drawn side by side on as many threads as torch
+has.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 Generators = Sequence[torch.Generator]
+
+IN_CACHE = 2**15
+"""Numbers that are worked on at a time within one image: a core's cache holds several such rows."""
 
 
 def generators_of(seeds: Sequence[int]) -> Generators:
