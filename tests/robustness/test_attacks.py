@@ -210,10 +210,9 @@ def test_checkpoints_of_a_hundred_steps_are_the_papers() -> None:
 
 
 def test_sea_shrinks_its_ball_in_three_stages() -> None:
-    assert [steps for steps, _ in staged(10, 0.1)] == [3, 3, 4]
-    assert [radius for _, radius in staged(10, 0.1)] == pytest.approx([0.2, 0.15, 0.1])
-    assert staged(1, 0.1) == [(1, 0.1)]
-    assert staged(300, 1.0) == [(90, 2.0), (90, 1.5), (120, 1.0)]
+    assert staged(10) == [(3, 2.0), (3, 1.5), (4, 1.0)]
+    assert staged(1) == [(1, 1.0)]
+    assert staged(300) == [(90, 2.0), (90, 1.5), (120, 1.0)]
 
 
 @pytest.mark.parametrize("part", ["all", "weights", "logits", "expert-1", "expert-2"])
@@ -262,6 +261,25 @@ def test_parts_of_every_kind_of_model() -> None:
     assert "weights" in parts_of(trained_mixture())
     with pytest.raises(UsageError, match=r"part of this ensemble 'weights'.*Choose from: all, exp"):
         forward_through(ensemble, "weights")
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd-3", "apgd-4", "sea-4", "square-4"])
+def test_padding_is_no_part_of_a_photo(name: str) -> None:
+    extents = ((24, 32), (20, 32), (24, 10))
+    found = perturb(
+        trained_expert(),
+        IMAGES,
+        LABEL,
+        generators_of(0, KEYS),
+        epsilon=EPSILON,
+        attack=Attack.parse(name),
+        extents=extents,
+    ).images
+    assert torch.equal(found[1, :, 20:], IMAGES[1, :, 20:])
+    assert torch.equal(found[2, :, :, 10:], IMAGES[2, :, :, 10:])
+    for place, (height, width) in enumerate(extents):
+        photo = (slice(None), slice(height), slice(width))
+        assert not torch.equal(found[place][photo], IMAGES[place][photo])
 
 
 class Exported(Expert):

@@ -19,10 +19,9 @@ from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.rows import read_rows, validate_row
 from moeseg.evaluation.stages import load_models, scored_frames
 from moeseg.models import Model
-from moeseg.robustness import sweep
 from moeseg.robustness.attacks import Attack, Perturbed, perturb
 from moeseg.robustness.ball import generators_of
-from moeseg.robustness.sweep import path_of, read_counts
+from moeseg.robustness.sweep import Unit, path_of, read_counts
 from moeseg.robustness.universal import load_universal
 from moeseg.run import Run
 from moeseg.study import ledger, plan, run_study
@@ -217,25 +216,27 @@ def test_a_killed_sweep_goes_on_after_the_last_finished_attack(
     run = Run(load_study(finished.folder.parent / "study.yaml"), folder)
     (folder / "robustness/attack-strong.jsonl").unlink()
     shutil.rmtree(folder / "robustness/counts/strong")
-    real, attacked = sweep.perturb, Counter[str]()
+    attacked = Counter[str]()
 
     def dying(model: Model, images: Tensor, *rest: Any, **more: Any) -> Perturbed:  # noqa: ANN401
         attacked[more["attack"].kind] += 1
         if attacked.total() == 6:
             raise KeyboardInterrupt
-        return real(model, images, *rest, **more)
+        return perturb(model, images, *rest, **more)
 
-    monkeypatch.setattr(sweep, "perturb", dying)
+    monkeypatch.setattr("moeseg.robustness.sweep.perturb", dying)
     with pytest.raises(KeyboardInterrupt):
         run_study(run)
     left = {path.relative_to(folder) for path in folder.glob("robustness/counts/strong/*/*")}
     assert len(left) == 5
     assert ledger(run).state(ledger(run).stages["attack-strong"]) == "started"
     attacked.clear()
-    monkeypatch.setattr(sweep, "perturb", real)
-    monkeypatch.setattr(
-        sweep, "perturb", lambda *a, **k: attacked.update([k["attack"].kind]) or real(*a, **k)
-    )
+
+    def counted(model: Model, images: Tensor, *rest: Any, **more: Any) -> Perturbed:  # noqa: ANN401
+        attacked[more["attack"].kind] += 1
+        return perturb(model, images, *rest, **more)
+
+    monkeypatch.setattr("moeseg.robustness.sweep.perturb", counted)
     run_study(run)
     assert attacked.total() == 10 - 5
     assert rows_of(run, "attack-strong") == rows_of(finished, "attack-strong")
@@ -332,5 +333,5 @@ def test_frames_without_any_label_are_told(tmp_path: Path) -> None:
 
 
 def test_files_of_attacks_have_names_that_any_disk_takes() -> None:
-    unit = sweep.Unit("m", "pgd-2:expert-1", Attack.parse("pgd-2:expert-1"), "8/255", 8 / 255)
+    unit = Unit("m", "pgd-2:expert-1", Attack.parse("pgd-2:expert-1"), "8/255", 8 / 255)
     assert path_of(Path("x"), unit) == Path("x/m/pgd-2_expert-1@8-255.npz")

@@ -16,10 +16,13 @@ from moeseg.evaluation.collectors import Collector
 from moeseg.metrics import class_ids
 from moeseg.models import Expert, Segmenter, resize
 from moeseg.progress import track
-from moeseg.types import ExpertOutput
+from moeseg.types import ExpertOutput, Size
 
-Change = Callable[[Tensor, Tensor, Sequence[str]], Tensor]
-"""Makes other images of a batch's images (B, 3, H, W), labels (B, H, W) and B frame keys."""
+Extents = tuple[Size, ...] | None
+"""(H, W) of each photo within its padding, as in `Prediction.extents`."""
+
+Change = Callable[[Tensor, Tensor, Sequence[str], Extents], Tensor]
+"""Makes other images of a batch's images (B, 3, H, W), labels (B, H, W), B keys and extents."""
 
 
 @torch.inference_mode()
@@ -68,12 +71,12 @@ def run_models(
             size = (int(images.shape[-2]), int(images.shape[-1]))
             of_batch = extents[done : done + len(images)]
             done += len(images)
-            padded = None
+            padded: Extents = None
             if any(extent is not None for extent in of_batch):
                 padded = tuple(extent or size for extent in of_batch)
             images, label = images.to(device), label.to(device)
             if change is not None:
-                images = change(images, label, keys)
+                images = change(images, label, keys, padded)
             outputs: dict[int, ExpertOutput] = {id(e): e.output(images) for e in experts}
             classes: dict[int, Tensor] = {}  # of experts, (B, H, W) each
             for name, model in models.items():

@@ -19,12 +19,12 @@ from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.runner import evaluating
 from moeseg.models import Model
 from moeseg.progress import say
-from moeseg.robustness.ball import project, uniform_start
+from moeseg.robustness.ball import photo_mask, project, uniform_start
 from moeseg.robustness.directions import AdamOfSigns, Apgd, Direction, Project, SignStep
 from moeseg.robustness.losses import LossName, Pixels, cross_entropy, loss_of
 from moeseg.robustness.paths import ALL, Forward, forward_through
 from moeseg.robustness.square import square
-from moeseg.types import Prediction
+from moeseg.types import Prediction, Size
 
 Kind = Literal[
     "fgsm",
@@ -163,6 +163,7 @@ def perturb(
     *,
     epsilon: float,
     attack: Attack,
+    extents: Sequence[Size] | None = None,
 ) -> Perturbed:
     """Attack a batch of images; the model's mode, gradients and parameters are as before after.
 
@@ -177,6 +178,8 @@ def perturb(
         generators: one for each image, on the CPU, of its random starts.
         epsilon: radius of the L-infinity ball, 0..1; 0 gives the images back.
         attack: which one.
+        extents: (H, W) of each photo within its padding, from the upper left corner: padding is
+            no pixel of a photo and stays as it is. None where none is padded.
 
     Raises:
         UsageError: epsilon out of range, a part that the model has not, or a model whose output
@@ -193,9 +196,10 @@ def perturb(
             "4/255 for four grey levels"
         )
     with torch.inference_mode(False), still(model):
-        images, label = images.clone(), label.clone()  # an inference tensor takes no gradient
-        forward = forward_through(model, attack.through)
-        return _in_memory(forward, images, label, generators, epsilon, attack)
+        # an inference tensor takes no gradient, hence the copies
+        radius = epsilon * photo_mask(images, extents)
+        batch = _Batch(images.clone(), label.clone(), tuple(generators), radius)
+        return _in_memory(forward_through(model, attack.through), batch, attack)
 
 
 def perturb_for_training(
@@ -227,29 +231,34 @@ def still(model: Model) -> Iterator[None]:
                 parameter.requires_grad_(True)
 
 
-def _in_memory(
-    forward: Forward,
-    images: Tensor,
-    label: Tensor,
-    generators: Sequence[torch.Generator],
-    epsilon: float,
-    attack: Attack,
-) -> Perturbed:
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What is attacked: images, label, generators, and the radius (B, 1, H, W) at each pixel."""
+
+    images: Tensor
+    label: Tensor
+    generators: tuple[torch.Generator, ...]
+    radius: Tensor
+
+    def part(self, of: slice) -> _Batch:
+        return _Batch(self.images[of], self.label[of], self.generators[of], self.radius[of])
+
+
+def _in_memory(forward: Forward, batch: _Batch, attack: Attack) -> Perturbed:
     """Attack in halves what the device's memory does not hold at once."""
-    states = [generator.get_state() for generator in generators]
+    states = [generator.get_state() for generator in batch.generators]
+    count = len(batch.images)
     try:
-        return _worst(forward, images, label, generators, epsilon, attack)
+        return _worst(forward, batch, attack)
     except torch.OutOfMemoryError:
-        if len(images) == 1:
+        if count == 1:
             raise
-    half = len(images) // 2
-    say(f"attack: out of memory with {len(images)} images at once; going on with {half}")
-    for generator, state in zip(generators, states, strict=True):
+    half = count // 2
+    say(f"attack: out of memory with {count} images at once; going on with {half}")
+    for generator, state in zip(batch.generators, states, strict=True):
         generator.set_state(state)
-    both = [
-        _in_memory(forward, images[part], label[part], generators[part], epsilon, attack)
-        for part in (slice(half), slice(half, None))
-    ]
+    parts = (slice(half), slice(half, None))
+    both = [_in_memory(forward, batch.part(of), attack) for of in parts]
     return Perturbed(
         torch.cat([one.images for one in both]),
         torch.cat([one.wrong for one in both]),
@@ -257,19 +266,12 @@ def _in_memory(
     )
 
 
-def _worst(
-    forward: Forward,
-    images: Tensor,
-    label: Tensor,
-    generators: Sequence[torch.Generator],
-    epsilon: float,
-    attack: Attack,
-) -> Perturbed:
+def _worst(forward: Forward, batch: _Batch, attack: Attack) -> Perturbed:
     """Run every part of an attack as often as it restarts; each image keeps its worst."""
     worst: Perturbed | None = None
     for part in attack.parts():
         for _ in range(part.restarts):
-            found = _run(forward, images, label, generators, epsilon, part)
+            found = _run(forward, batch, part)
             if worst is not None:
                 keep = worst.wrong > found.wrong
                 kept = torch.where(keep[:, None, None, None], worst.images, found.images)
@@ -279,64 +281,54 @@ def _worst(
     return worst
 
 
-def _run(
-    forward: Forward,
-    images: Tensor,
-    label: Tensor,
-    generators: Sequence[torch.Generator],
-    epsilon: float,
-    attack: Attack,
-) -> Perturbed:
+def _run(forward: Forward, batch: _Batch, attack: Attack) -> Perturbed:
     """Run one attack once."""
+    images, radius = batch.images, batch.radius
     if attack.kind == "square":
-        return Perturbed(*square(forward, images, label, generators, epsilon, attack.steps))
-    stages = [(attack.steps, epsilon)]
-    if attack.kind in SEA_PARTS:
-        stages = staged(attack.steps, epsilon)
+        where = (images, batch.label, batch.generators, radius)
+        return Perturbed(*square(forward, *where, attack.steps))
+    stages = staged(attack.steps) if attack.kind in SEA_PARTS else [(attack.steps, 1.0)]
     point = images
     if not attack.kind.startswith("fgsm"):
-        point = uniform_start(images, stages[0][1], generators)
+        point = uniform_start(images, stages[0][1] * radius, batch.generators)
     found: Perturbed | None = None
-    for steps, radius in stages:
-        found = _ascend(forward, images, label, point, radius, replace(attack, steps=steps))
+    for steps, factor in stages:
+        stage = replace(batch, radius=factor * radius)
+        found = _ascend(forward, stage, point, replace(attack, steps=steps))
         point = found.images
     assert found is not None
     return found
 
 
-def staged(steps: int, epsilon: float) -> list[tuple[int, float]]:
-    """Return steps and radius of each stage of a shrinking ball; at least one step at the end."""
+def staged(steps: int) -> list[tuple[int, float]]:
+    """Return steps and radius, in epsilons, of each stage of a shrinking ball.
+
+    The last stage has a step in any case, an earlier one may fall away.
+    """
     counts = [int(share * steps) for share, _ in RADII[:-1]]
     counts.append(steps - sum(counts))
-    return [(n, factor * epsilon) for n, (_, factor) in zip(counts, RADII, strict=True) if n]
+    return [(n, factor) for n, (_, factor) in zip(counts, RADII, strict=True) if n]
 
 
-def _ascend(
-    forward: Forward,
-    images: Tensor,
-    label: Tensor,
-    start: Tensor,
-    epsilon: float,
-    attack: Attack,
-) -> Perturbed:
-    """Climb the loss from a start inside the ball: the one loop of all white-box attacks."""
+def _ascend(forward: Forward, batch: _Batch, start: Tensor, attack: Attack) -> Perturbed:
+    """Climb the loss from a start: the one loop of all white-box attacks."""
 
     def inside(points: Tensor) -> Tensor:
-        return project(points, images, epsilon, clip=attack.clip)
+        return project(points, batch.images, batch.radius, clip=attack.clip)
 
-    direction = _direction(attack, inside, epsilon)
+    direction = _direction(attack, inside, float(batch.radius.max()))
     loss = loss_of(_LOSSES.get(attack.kind, "cross-entropy"))
     # the original scores the point before its last update
     updates = attack.steps - (attack.kind == "pgd-published")
     last_only = attack.published or attack.kind == "fgsm"
     point = kept = inside(start)
-    most = torch.full((len(images),), -1, device=images.device)
+    most = torch.full((len(point),), -1, device=point.device)
     losses = []
     for number in range(updates + 1):
         final = number == updates
         with torch.set_grad_enabled(not final):
             at = point.detach().requires_grad_(not final)
-            pixels = Pixels.of(forward(at).logits, label)
+            pixels = Pixels.of(forward(at).logits, batch.label)
             value = loss(pixels, number / max(updates, 1))  # (B,)
         wrong = pixels.wrong()
         better = (wrong >= most) | last_only

@@ -9,28 +9,40 @@ import torch
 from torch import Tensor
 
 from moeseg.data.dataset import seeded
+from moeseg.types import Size
 
 
-def project(points: Tensor, images: Tensor, epsilon: float, *, clip: bool = True) -> Tensor:
-    """Bring points into the ball of radius epsilon around images.
+def project(points: Tensor, images: Tensor, radius: Tensor | float, *, clip: bool = True) -> Tensor:
+    """Bring points into the ball around images.
 
     Args:
         points: (B, 3, H, W).
         images: (B, 3, H, W) in [0, 1].
-        epsilon: greatest change of a channel of a pixel.
+        radius: greatest change of a channel of a pixel, one for all or (B, 1, H, W).
         clip: keep to [0, 1] too; False only for the published attacks that left it.
 
     Returns:
         (B, 3, H, W).
     """
-    inside = torch.minimum(torch.maximum(points, images - epsilon), images + epsilon)
+    inside = torch.minimum(torch.maximum(points, images - radius), images + radius)
     return inside.clamp(0, 1) if clip else inside
 
 
-def uniform_start(images: Tensor, epsilon: float, generators: Sequence[torch.Generator]) -> Tensor:
-    """Return images (B, 3, H, W) plus noise in [-epsilon, epsilon], each from its own generator."""
+def photo_mask(images: Tensor, extents: Sequence[Size] | None) -> Tensor:
+    """Return (B, 1, H, W), 1 where a photo is and 0 in its padding; see `Prediction.extents`."""
+    mask = torch.ones_like(images[:, :1])
+    for place, (height, width) in enumerate(extents or ()):
+        mask[place, :, height:] = 0
+        mask[place, :, :, width:] = 0
+    return mask
+
+
+def uniform_start(
+    images: Tensor, radius: Tensor | float, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Return images (B, 3, H, W) plus noise within a radius, each from its own generator."""
     noise = [torch.rand(images.shape[1:], generator=g) * 2 - 1 for g in generators]
-    return images + epsilon * torch.stack(noise).to(images)  # B x (3, H, W) -> (B, 3, H, W)
+    return images + radius * torch.stack(noise).to(images)  # B x (3, H, W) -> (B, 3, H, W)
 
 
 def generators_of(seed: int, keys: Sequence[str]) -> list[torch.Generator]:

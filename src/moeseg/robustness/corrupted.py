@@ -10,7 +10,7 @@ from torch import Tensor
 from moeseg.config import CorruptionsConfig
 from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.rows import read_rows, write_rows
-from moeseg.evaluation.runner import Change
+from moeseg.evaluation.runner import Change, Extents
 from moeseg.progress import say
 from moeseg.robustness.ball import number_of
 from moeseg.robustness.corruptions import CORRUPTIONS, condition_of, corrupt
@@ -37,8 +37,17 @@ def conditions_of(wanted: CorruptionsConfig) -> list[tuple[str, int]]:
 def corruption(name: str, severity: int, seed: int) -> Change:
     """Return a change of images that hangs on each frame's key and nothing else."""
 
-    def change(images: Tensor, label: Tensor, keys: Sequence[str]) -> Tensor:
-        return corrupt(images, name, severity, [number_of(f"{seed}/{key}") for key in keys])
+    def change(images: Tensor, label: Tensor, keys: Sequence[str], extents: Extents) -> Tensor:
+        seeds = [number_of(f"{seed}/{key}") for key in keys]
+        if extents is None:
+            return corrupt(images, name, severity, seeds)
+        changed = images.clone()
+        for place, (height, width) in enumerate(extents):  # padding is no part of the photo
+            photo = images[place : place + 1, :, :height, :width]
+            changed[place, :, :height, :width] = corrupt(photo, name, severity, seeds[place:][:1])[
+                0
+            ]
+        return changed
 
     return change
 

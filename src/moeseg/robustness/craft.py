@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from moeseg.evaluation.collectors import several_ranks, sum_over_ranks
+from moeseg.evaluation.runner import Extents
 from moeseg.metrics import class_ids, confusion_per_image
 from moeseg.models import Mixture, Model, image_size, resize
 from moeseg.robustness.attacks import Perturbed
 from moeseg.types import IGNORE, ExpertOutput, Prediction, Row
 
-Craft = Callable[[Tensor, Tensor, Sequence[str]], Perturbed]
-"""Attacks images (B, 3, H, W) with labels (B, H, W) and B frame keys."""
+Craft = Callable[[Tensor, Tensor, Sequence[str], Extents], Perturbed]
+"""Attacks images (B, 3, H, W) with labels (B, H, W), B keys, and extents of photos in padding."""
 
 
 class FrameCounts:
@@ -72,9 +73,11 @@ class Crafter:
         self.places = {key: place for place, key in enumerate(keys)}
         self.notes: dict[str, Tensor] = {}
 
-    def __call__(self, images: Tensor, label: Tensor, keys: Sequence[str]) -> Tensor:
+    def __call__(
+        self, images: Tensor, label: Tensor, keys: Sequence[str], extents: Extents
+    ) -> Tensor:
         """Return attacked images (B, 3, H, W)."""
-        found = self.craft(images, label, keys)
+        found = self.craft(images, label, keys, extents)
         changed = found.images.detach()
         places = [self.places[key] for key in keys]
         self._note("losses", found.losses.T, places)  # (T, B) -> (B, T)

@@ -15,7 +15,7 @@ from torch import Tensor
 from moeseg.data import SegmentationDataset
 from moeseg.data.dataset import Item
 from moeseg.errors import UsageError
-from moeseg.evaluation.runner import Change
+from moeseg.evaluation.runner import Change, Extents
 from moeseg.evaluation.stages import load_models, scored_frames
 from moeseg.insight.layers import choose_frames, write_layers
 from moeseg.models import Model
@@ -40,7 +40,10 @@ class HeldFrames(SegmentationDataset):
         self._items: list[Item] = []
         for number in range(len(plain)):
             image, label, key = plain[number]
-            changed = change(image[None], label[None], [key])[0]  # (1, 3, H, W) -> (3, H, W)
+            extent = plain.extent(number)
+            extents = None if extent is None else (extent,)
+            # (3, H, W) -> (1, 3, H, W) and back
+            changed = change(image[None], label[None], [key], extents)[0]
             self._items.append((changed.clamp(0, 1), label, key))
 
     def __getitem__(self, index: int | tuple[int, int]) -> Item:
@@ -102,7 +105,7 @@ def _change(run: Run, condition: str, models: dict[str, Model]) -> tuple[Change,
     attack = attack_named(name, run.study.robustness)
     source = [*models, *run.study.mixtures][-1]
 
-    def change(images: Tensor, label: Tensor, keys: Sequence[str]) -> Tensor:
+    def change(images: Tensor, label: Tensor, keys: Sequence[str], extents: Extents) -> Tensor:
         generators = generators_of(seed, keys)
         where = images.to(run.device), label.to(run.device)
         found = perturb(
@@ -111,6 +114,7 @@ def _change(run: Run, condition: str, models: dict[str, Model]) -> tuple[Change,
             generators,
             epsilon=checked_epsilon(radius),
             attack=attack,
+            extents=extents,
         )
         return found.images.cpu()
 

@@ -28,7 +28,7 @@ def square(
     images: Tensor,
     label: Tensor,
     generators: Sequence[torch.Generator],
-    epsilon: float,
+    radius: Tensor,
     queries: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Change squares of random place and colour, and keep what raises the loss.
@@ -38,7 +38,7 @@ def square(
         images: (B, 3, H, W) in [0, 1].
         label: (B, H, W) uint8 ids, 255 ignored.
         generators: one for each image.
-        epsilon: radius of the ball.
+        radius: (B, 1, H, W) of the ball at each pixel.
         queries: forward passes after the first.
 
     Returns:
@@ -47,7 +47,7 @@ def square(
     height, width = images.shape[-2:]
     # vertical stripes, one colour each: (B, 3, 1, W)
     stripes = torch.stack([_signs((3, 1, width), g) for g in generators]).to(images)
-    point = project(images + epsilon * stripes, images, epsilon)
+    point = project(images + radius * stripes, images, radius)
     pixels = Pixels.of(forward(point).logits, label)
     best, wrong = jensen_shannon(pixels, 0.0), pixels.wrong()
     losses = [cross_entropy(pixels, 0.0)]
@@ -58,9 +58,9 @@ def square(
             top = int(torch.randint(height - side[0] + 1, (), generator=generator))
             left = int(torch.randint(width - side[1] + 1, (), generator=generator))
             rows, columns = slice(top, top + side[0]), slice(left, left + side[1])
-            colour = epsilon * _signs((3, 1, 1), generator).to(images)
+            colour = radius[number, :, rows, columns] * _signs((3, 1, 1), generator).to(images)
             tried[number, :, rows, columns] = images[number, :, rows, columns] + colour
-        tried = project(tried, images, epsilon)
+        tried = project(tried, images, radius)
         pixels = Pixels.of(forward(tried).logits, label)
         value = jensen_shannon(pixels, 0.0)
         better = value > best

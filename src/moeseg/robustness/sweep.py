@@ -18,12 +18,12 @@ from torch import Tensor
 
 from moeseg.data import SegmentationDataset
 from moeseg.errors import DataError
-from moeseg.evaluation.runner import run_models
+from moeseg.evaluation.runner import Extents, run_models
 from moeseg.files import replacing
 from moeseg.models import Model
 from moeseg.progress import say
 from moeseg.robustness.attacks import Attack, Perturbed, perturb
-from moeseg.robustness.ball import generators_of
+from moeseg.robustness.ball import generators_of, photo_mask
 from moeseg.robustness.craft import Craft, Crafter, FrameCounts
 from moeseg.robustness.ranks import agreed, wait
 from moeseg.robustness.universal import apply_as_attack, load_universal, train_universal
@@ -192,9 +192,9 @@ def _craft(unit: Unit, arena: Arena) -> Craft:
     if attack.kind.startswith("universal"):
         return _craft_universal(unit, arena, attack)
 
-    def craft(images: Tensor, label: Tensor, keys: Sequence[str]) -> Perturbed:
-        generators = generators_of(arena.seed, keys)
-        return perturb(source, images, label, generators, epsilon=unit.epsilon, attack=attack)
+    def craft(images: Tensor, label: Tensor, keys: Sequence[str], extents: Extents) -> Perturbed:
+        where = (source, images, label, generators_of(arena.seed, keys))
+        return perturb(*where, epsilon=unit.epsilon, attack=attack, extents=extents)
 
     return craft
 
@@ -212,8 +212,9 @@ def _craft_universal(unit: Unit, arena: Arena, attack: Attack) -> Craft:
     wait()
     change, _ = load_universal(out)
 
-    def craft(images: Tensor, label: Tensor, keys: Sequence[str]) -> Perturbed:
-        return apply_as_attack(source, images, label, change, unit.epsilon, clip=attack.clip)
+    def craft(images: Tensor, label: Tensor, keys: Sequence[str], extents: Extents) -> Perturbed:
+        radius = unit.epsilon * photo_mask(images, extents)
+        return apply_as_attack(source, images, label, change, radius, clip=attack.clip)
 
     return craft
 

@@ -120,8 +120,16 @@ def _fit(
     return point[0].cpu()  # (1, 3, H, W) -> (3, H, W)
 
 
-def apply_universal(images: Tensor, change: Tensor, epsilon: float, *, clip: bool = True) -> Tensor:
+def apply_universal(
+    images: Tensor, change: Tensor, radius: Tensor | float, *, clip: bool = True
+) -> Tensor:
     """Return images (B, 3, H, W) plus one change (3, H, W), in [0, 1] unless `clip` is False.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        change: (3, H, W).
+        radius: of the ball, one for all or (B, 1, H, W).
+        clip: keep to [0, 1].
 
     Raises:
         UsageError: the change is of another size.
@@ -131,14 +139,20 @@ def apply_universal(images: Tensor, change: Tensor, epsilon: float, *, clip: boo
             f"universal: expected images of {change.shape[-2]}x{change.shape[-1]}, the size that "
             f"the change was trained at, got {images.shape[-2]}x{images.shape[-1]}; set eval.size"
         )
-    return project(images + change.to(images), images, epsilon, clip=clip)
+    return project(images + change.to(images), images, radius, clip=clip)
 
 
 def apply_as_attack(
-    model: Model, images: Tensor, label: Tensor, change: Tensor, epsilon: float, *, clip: bool
+    model: Model,
+    images: Tensor,
+    label: Tensor,
+    change: Tensor,
+    radius: Tensor | float,
+    *,
+    clip: bool,
 ) -> Perturbed:
     """Apply a change and note what it did to a model, as an attack without steps does."""
-    changed = apply_universal(images, change, epsilon, clip=clip)
+    changed = apply_universal(images, change, radius, clip=clip)
     both = [Pixels.of(model(shown).logits, label) for shown in (images, changed)]
     losses = torch.stack([cross_entropy(pixels, 0.0) for pixels in both])  # 2 x (B,) -> (2, B)
     return Perturbed(changed, both[-1].wrong(), losses)

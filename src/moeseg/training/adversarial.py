@@ -148,5 +148,6 @@ def _held(model: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
-        # a weight that a pass without gradients has cast would get none in the training step
+        # older PyTorch keeps a weight's cast from a pass without gradients, and the training step
+        # would then give that weight none (pytorch/pytorch, issue 142234)
         torch.clear_autocast_cache()
