@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from moeseg import __version__
-from moeseg.evaluation.contents import by_ground, ordered
+from moeseg.evaluation.cells import by_ground, ordered
 from moeseg.evaluation.table import render_class_csv
 from moeseg.files import write_text
 from moeseg.insight.agreement import MAX_EXPERTS

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from moeseg.errors import DataError
-from moeseg.evaluation.contents import Published, ordered, tables, verdict
+from moeseg.evaluation.cells import ordered
+from moeseg.evaluation.contents import Published, tables, verdict
 from moeseg.report import figures
 from moeseg.report.grouping import WHISKERS, alike, choice_of, ends, file_of
 from moeseg.report.parts import Figure, Group, Section, csv_file, table
@@ -26,7 +27,7 @@ def scores(rows: Sequence[Row], published: Published | None) -> Section:
             text.heading,
             text.columns,
             text.cells,
-            names=1 if text.columns[0] == "model" else 2,
+            names=text.names,
             note=text.note,
             file=text.heading,
             best=text.best,

@@ -12,7 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from moeseg.config import Study
-from moeseg.evaluation.contents import ordered, subsets_of, verdict
+from moeseg.evaluation.cells import ordered, subsets_of
+from moeseg.evaluation.contents import verdict
 from moeseg.types import Row
 
 
