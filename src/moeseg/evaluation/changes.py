@@ -36,6 +36,9 @@ CORRUPTIONS: tuple[str, ...] = (
 
 Kind = Literal["clean", "attack", "corruption", "other"]
 _KINDS: tuple[Kind, ...] = ("clean", "attack", "corruption", "other")
+TRIED = ("segmentation", "difference", "attack")
+"""Kinds of rows that tell of changed images."""
+
 Place = tuple[str, str, tuple[int, int]]
 """Data set, split and size."""
 
@@ -120,6 +123,11 @@ def read_condition(text: str) -> Condition:
     if severe and not at:
         return Condition(text, "corruption", severe[1], severe[2], float(severe[2]))
     return Condition(text, "other", text)
+
+
+def is_changed(row: Row) -> bool:
+    """Return whether a row is one that trials are made of."""
+    return row["kind"] in TRIED and row["condition"] != CLEAN
 
 
 def trials(rows: Iterable[Row]) -> list[Trial]:
