@@ -181,7 +181,7 @@ def _parts(trial: Trial) -> TextTable:
         "with another class than on the clean image."
     )
     heading = f"{trial.title}: mixtures part by part"
-    return TextTable(heading, columns, tuple(lines), frozenset(), note, names=2)
+    return TextTable(heading, columns, tuple(lines), frozenset(), note)
 
 
 def _share(rows: Sequence[Row], key: str, name: str | None = None) -> str:

@@ -201,6 +201,9 @@ def _transfers(trial: Trial, choice: Mapping[str, str]) -> Iterator[Figure]:
         clean = [row["clean_miou"] for row in rows if row["clean_miou"] is not None]
         known = [value for line in values for value in line if value is not None]
         numbers = {name: f"{number}" for number, name in enumerate(models, 1)}
+        told = "numbered as the lines"
+        if sources != models:
+            told = "by number: " + ", ".join(f"{n} {name}" for name, n in numbers.items())
         yield Figure(
             title=f"Transfer of {trial.name} at {one.told} on {trial.subset}",
             svg=figures.heat_map(
@@ -214,9 +217,8 @@ def _transfers(trial: Trial, choice: Mapping[str, str]) -> Iterator[Figure]:
                 label="mIoU in percent by attacked and scored model",
             ),
             caption="mIoU in percent; darker is more. Lines: the model that the images were made "
-            "for; columns: the model that is scored on them, by number "
-            f"({', '.join(f'{number} {name}' for name, number in numbers.items())}). Framed: a "
-            "model attacked by itself, which should be the palest of its column.",
+            f"for; columns: the model that is scored on them, {told}. Framed: a model attacked by "
+            "itself, which should be the palest of its column.",
             data=_data(
                 trial,
                 f"transfer-{one.told}",
