@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
-import shutil
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -37,7 +35,6 @@ from robust_rows import (
 )
 
 JOIN = "highway+urban"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -300,45 +297,42 @@ def test_names_stay_text(tmp_path: Path) -> None:
 # -- in a browser ----------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 @pytest.mark.parametrize("width", [375, 1440])
-def test_choices_show_their_figures_and_tables(run: Path, tmp_path: Path, width: int) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+def test_choices_show_their_figures_and_tables(
+    chromium: Any,  # noqa: ANN401
+    run: Path,
+    tmp_path: Path,
+    width: int,
+) -> None:
     path = write_report(run, tmp_path / "report.html")
     told: list[str] = []
-    with sync_api.sync_playwright() as driver:
-        alone = ["--no-sandbox"] if os.geteuid() == 0 else []  # its sandbox refuses root
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=[*alone, "--disable-dev-shm-usage"]
-        )
-        page: Any = browser.new_page(viewport={"width": width, "height": 900})
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.goto(path.as_uri())
-        part = page.locator("#robustness")
+    page = chromium.new_page(viewport={"width": width, "height": 900})
+    page.on("console", lambda message: told.append(message.text))
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.goto(path.as_uri())
+    part = page.locator("#robustness")
 
-        def seen(selector: str) -> list[str]:
-            return [one.inner_text() for one in part.locator(f"{selector}:visible").all()]
+    def seen(selector: str) -> list[str]:
+        return [one.inner_text() for one in part.locator(f"{selector}:visible").all()]
 
-        part.locator(f'select[data-name="{CHANGE}"]').select_option("sea-20")
-        part.locator('select[data-name="model"]').select_option("baseline")
-        assert seen("h4") == [
-            f"mIoU under sea-20 on {JOIN}",
-            f"Loss along the steps of sea-20: baseline on {JOIN}",
-        ]
-        assert seen("summary") == [
-            f"{JOIN}: sea-20 on 24 frames: mIoU in percent",
-            f"{JOIN}: sea-20 on 24 frames: mixture minus another model",
-            f"{JOIN}: sea-20 on 24 frames: mixtures part by part",
-        ]
-        part.locator("summary:visible").nth(2).click()
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        table = part.locator("table:visible").first
-        table.locator("thead button").nth(2).click()
-        first = table.locator("tbody tr").first.inner_text()
-        assert first.startswith("moe-simple-conv")
-        part.locator(f'select[data-name="{CHANGE}"]').select_option("corruptions")
-        assert seen("h4") == [f"mIoU by severity on {JOIN}", f"mIoU by corruption on {JOIN}"]
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        browser.close()
+    part.locator(f'select[data-name="{CHANGE}"]').select_option("sea-20")
+    part.locator('select[data-name="model"]').select_option("baseline")
+    assert seen("h4") == [
+        f"mIoU under sea-20 on {JOIN}",
+        f"Loss along the steps of sea-20: baseline on {JOIN}",
+    ]
+    assert seen("summary") == [
+        f"{JOIN}: sea-20 on 24 frames: mIoU in percent",
+        f"{JOIN}: sea-20 on 24 frames: mixture minus another model",
+        f"{JOIN}: sea-20 on 24 frames: mixtures part by part",
+    ]
+    part.locator("summary:visible").nth(2).click()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    table = part.locator("table:visible").first
+    table.locator("thead button").nth(2).click()
+    assert table.locator("tbody tr").first.inner_text().startswith("moe-simple-conv")
+    part.locator(f'select[data-name="{CHANGE}"]').select_option("corruptions")
+    assert seen("h4") == [f"mIoU by severity on {JOIN}", f"mIoU by corruption on {JOIN}"]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.close()
     assert told == []
