@@ -193,6 +193,11 @@ def test_attacks_are_compared_on_the_models_they_share() -> None:
     strong = [row("baseline", "strong", 0.2)]
     published = [row("baseline", "fgsm-published", 0.1)]
     part = [row("baseline", "strong:weights", 0.06)]
+    # a study may call its own attacks as it likes
+    settings = {"kind": "pgd", "through": "weights"}
+    part.append(row("baseline", "gate", 0.06) | {"attack_settings": settings})
+    settings = {"kind": "pgd-published", "through": "all"}
+    published.append(row("baseline", "paper", 0.1) | {"attack_settings": settings})
     one = strongest([*weak, *strong, *published, *part])
     assert one is not None
     assert one.condition.name == "strong"

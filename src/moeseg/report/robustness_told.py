@@ -54,8 +54,8 @@ def strongest(rows: Sequence[Row]) -> Strongest | None:
     Published settings are taken only where there are no others.
     """
     own = [row for row in ordered(rows, "attack") if row["source"] == row["model"]]
-    own = [row for row in own if ":" not in row["attack"] and row["miou"] is not None]
-    own = [row for row in own if "published" not in row["attack"]] or own
+    own = [row for row in own if _on_whole(row) and row["miou"] is not None]
+    own = [row for row in own if not _published(row)] or own
     if not own:
         return None
     widest = subsets_of(own)[-1]
@@ -66,6 +66,15 @@ def strongest(rows: Sequence[Row]) -> Strongest | None:
             of_radius.setdefault((row["condition"], row["images"]), []).append(row)
     found = [_least(by_radius[radius]) for radius in sorted(by_radius, reverse=True)]
     return next((one for one in found if max(one.mious.values()) >= WORTH), found[-1])
+
+
+def _on_whole(row: Row) -> bool:
+    """Return whether an attack goes through all parts of its model."""
+    return ":" not in row["attack"] and row["attack_settings"].get("through", "all") == "all"
+
+
+def _published(row: Row) -> bool:
+    return "published" in f"{row['attack']} {row['attack_settings'].get('kind', '')}"
 
 
 def _least(attacks: Mapping[tuple[str, int], Sequence[Row]]) -> Strongest:
@@ -124,7 +133,8 @@ def _verdicts(rows: Sequence[Row], one: Strongest, subset: str) -> str:
         return ""
     said = Counter(verdict(of_pair) for of_pair in pairs.values())
     return (
-        f" Of {len(pairs)} paired comparisons of a mixture with another model there, "
+        f" Of {len(pairs)} paired comparison{'' if len(pairs) == 1 else 's'} of a mixture with "
+        "another model there, "
         f"{said['wins']} are won and {said['loses']} lost; the others are undecided."
     )
 
