@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -31,3 +35,20 @@ def moeseg(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         return int(code or 0), out, err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium that is on this machine; without one, its tests are skipped."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium: install it, e.g. `sudo apt-get install chromium`, and run again")
+    with sync_api.sync_playwright() as driver:
+        alone = ["--no-sandbox"] if os.geteuid() == 0 else []  # its sandbox refuses root
+        browser = driver.chromium.launch(
+            executable_path=path, args=[*alone, "--disable-dev-shm-usage"]
+        )
+        yield browser
+        browser.close()

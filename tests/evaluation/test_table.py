@@ -159,23 +159,41 @@ def test_all_that_share_the_best_are_marked() -> None:
     assert "| c | 40.00 |" in text
 
 
-def test_other_sizes_and_conditions_get_tables_of_their_own() -> None:
+def test_other_sizes_get_tables_of_their_own() -> None:
     rows = [
         _scored("baseline", "urban", 0.5, None),
         _scored("baseline", "urban", 0.6, None, size=[480, 640]),
         _scored("baseline", "urban", 0.2, None, condition="fog-3"),
     ]
     text = render_markdown(rows, {"baseline": {"urban": 50.32}})
-    headings = [line for line in text.split("\n") if line.startswith("##") and "mIoU" in line]
-    assert headings == [
+    assert headings(text) == [
         "## toy test, 96 x 160, clean: mIoU in percent",
-        "## toy test, 96 x 160, fog-3: mIoU in percent",
         "## toy test, 480 x 640, clean: mIoU in percent",
     ]
     assert "| baseline | **50.00** | 50.32 |" in text
-    assert "| baseline | **20.00** |\n" in text  # no published figure beside a corruption
+    assert "20.00" not in text  # fog is `conditions`'
     assert "| baseline | **60.00** | 50.32 |" in text
-    assert len(render_terminal(rows).renderables) == 6
+    assert len(render_terminal(rows).renderables) == 4
+    assert render_class_csv(rows) == render_class_csv(rows[:2])
+    assert render_csv(rows).count("fog-3") == 1
+
+
+def test_other_conditions_get_tables_where_nothing_is_clean() -> None:
+    rows = [
+        _scored("baseline", "urban", 0.1, None, condition="pgd-10@4/255"),
+        _scored("baseline", "urban", 0.2, None, condition="fog-3"),
+    ]
+    text = render_markdown(rows, {"baseline": {"urban": 50.32}})
+    assert headings(text) == [
+        "## toy test, 96 x 160, fog-3: mIoU in percent",
+        "## toy test, 96 x 160, pgd-10@4/255: mIoU in percent",
+    ]
+    assert "| baseline | **20.00** |\n" in text  # no published figure beside a corruption
+    assert render_class_csv(rows).count("fog-3") == 2
+
+
+def headings(text: str) -> list[str]:
+    return [line for line in text.split("\n") if line.startswith("##") and "mIoU" in line]
 
 
 def test_seeds_give_mean_and_range() -> None:

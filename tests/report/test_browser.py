@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +13,6 @@ import pytest
 from moeseg.report import write_report
 from report_run import CLASSES, COLOURS, EXPERTS, MODELS, SIZE, SUBSETS, ids_of, write_run
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None,
-    reason="no Chromium: install it, e.g. `sudo apt-get install chromium`, and run the tests again",
-)
 CATEGORIES = {
     (True, True): "unanimous",
     (True, False): "follows day",
@@ -76,17 +65,6 @@ class Visit:
             box["x"] + (x + 0.5) * box["width"] / SIZE[1],
             box["y"] + (y + 0.5) * box["height"] / SIZE[0],
         )
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    with sync_api.sync_playwright() as driver:
-        alone = ["--no-sandbox"] if os.geteuid() == 0 else []  # its sandbox refuses root
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=[*alone, "--disable-dev-shm-usage"]
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from moeseg.report import figures
+from moeseg.report import figures, marks
 from moeseg.report.figures import Dot, Line
+from moeseg.report.series import Series, series
 
 BLUE, YELLOW = "#0072b2", "#f0e442"
 
@@ -97,6 +98,52 @@ def test_a_heat_map_is_white_at_0_and_dark_at_1() -> None:
     assert "road, b: 1.000" in titles(svg)
 
 
+def test_a_heat_map_frames_marked_cells_and_prints_percent() -> None:
+    svg = figures.heat_map(
+        ["1 a", "2 b"],
+        ["a", "b"],
+        [[0.25, 0.5], [0.125, 0.0]],
+        heads=["1", "2"],
+        top=0.5,
+        percent=True,
+        marked={(0, 1)},
+    )
+    cells = list(parsed(svg).iter("rect"))
+    assert [cell.get("class") for cell in cells] == ["cell", "cell", "cell", "cell framed"]
+    assert cells[-1].get("fill") == "#004882"  # its value is the top
+    assert "1 a, b: 50.00" in titles(svg)
+    assert {"25.0", "50.0", "12.5", "0.0", "1", "2"} <= set(parsed(svg).itertext())
+
+
+def test_a_curve_may_end_at_any_x() -> None:
+    svg = figures.curves([Line("one", [0, 5, 10], [0.0, 2.0, 4.0], BLUE)], "x", "y", top=4, last=10)
+    (path,) = [p for p in parsed(svg).iter("path") if p.get("class") == "curve"]
+    assert numbers(path.get("d", "")) == [52.0, 250.0, 220.0, 130.0, 388.0, 10.0]
+
+
+def test_points_of_a_series_lie_by_value_and_beside_each_other() -> None:
+    lines = [
+        Series("one", [0.5, 0.25, None], [(0.4, 0.5), None, None], BLUE, "", {1}),
+        Series("two", [0.5, None, 0.0], [None, None, (-0.1, 0.1)], YELLOW, "2 3"),
+    ]
+    svg = series(lines, ["clean", "1", "2"], "radius", "mIoU in percent")
+    points = list(parsed(svg).iter("circle"))
+    # 240 units for 0.5 * 1.04; three levels of 112 units, two lines 5 units apart
+    heights = [float(point.get("cy", "0")) for point in points]
+    full = 240 / 1.04
+    assert heights == pytest.approx([250 - full, 250 - full / 2, 250 - full, 250.0], abs=0.06)
+    xs = [float(point.get("cx", "0")) for point in points]
+    assert xs == pytest.approx([105.5, 217.5, 110.5, 334.5])
+    assert [point.get("class") for point in points] == ["point", "point hollow", "point", "point"]
+    bars = [line for line in parsed(svg).iter("line") if line.get("class") == "bar"]
+    ends = [float(bars[1].get(key, "0")) for key in ("y1", "y2")]
+    assert ends == pytest.approx([250.0, 250 - full / 5], abs=0.06)  # nothing hangs below the axis
+    assert "one, clean: 50.00 [40.00, 50.00]" in titles(svg)
+    paths = [p for p in parsed(svg).iter("path") if p.get("class") == "curve"]
+    assert [len(numbers(p.get("d", ""))) for p in paths] == [4, 2, 2]
+    assert parsed(series([], [], "x", "y")).tag == "svg"
+
+
 def test_names_are_escaped_and_long_ones_cut_with_their_whole_as_title() -> None:
     name = '<b>"Straße" & mehr</b> ' + "x" * 40
     svg = figures.stacked_bars([name], ["<p>"], [[1.0]], [BLUE])
@@ -119,4 +166,4 @@ def test_names_are_escaped_and_long_ones_cut_with_their_whole_as_title() -> None
     ],
 )
 def test_ticks_are_round_and_few(low: float, high: float, expected: list[float]) -> None:
-    assert figures._ticks(low, high) == pytest.approx(expected)
+    assert marks.ticks(low, high) == pytest.approx(expected)

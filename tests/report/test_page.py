@@ -138,9 +138,14 @@ def test_names_cannot_leave_their_place(page: Reader) -> None:
     assert frames[0]["classes"] == list(CLASSES)
 
 
-def test_a_condition_of_the_future_has_a_table_of_its_own(page: Reader) -> None:
-    assert "tiny test, 12 x 16, pgd@4/255: mIoU in percent" in page.text
+def test_other_conditions_stand_apart_from_clean_ones(page: Reader) -> None:
+    assert "tiny test, 12 x 16, clean: mIoU in percent" in page.text
+    assert "tiny test, 12 x 16, pgd@4/255" not in page.text
+    assert "day: pgd@4/255 on 3 frames" not in page.text
+    assert "day: pgd on 3 frames: mIoU in percent" in page.text
     assert f"Also measured: pgd@4/255 ({len(MODELS)} rows)" in page.text
+    bars = json.loads(page.data["bars-data"])
+    assert [ground["place"] for ground in bars["grounds"]] == ["tiny test, 12 x 16, clean"]
 
 
 def test_a_kind_of_the_future_is_told_and_can_be_saved(page: Reader) -> None:

@@ -6,42 +6,38 @@ Kinds of rows that are not known here are left alone. How a table looks is `tabl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
-from typing import Literal, TypeVar
+from typing import Literal
 
-from moeseg.config import CONTROLS
-from moeseg.errors import DataError
+from moeseg.evaluation.cells import (
+    NONE,
+    ORACLE,
+    by_ground,
+    gather,
+    mean_of,
+    model_order,
+    named,
+    opponent_of,
+    ordered,
+    pair_order,
+    subset_order,
+    subsets_of,
+    units_of,
+    with_spread,
+)
 from moeseg.evaluation.intervals import MIN_SEQUENCES
 from moeseg.types import Row
 
 Published = Mapping[str, Mapping[str, float]]
 """Model -> subset -> mIoU in percent, as a paper prints it."""
 
-Ground = tuple[str, str, tuple[int, int], str]
-"""Data set, split, size and condition: what two rows must share to be compared."""
-
 Verdict = Literal["wins", "loses", "undecided"]
 
-_Name = TypeVar("_Name", bound=Hashable)
-_MODELS = (
-    "baseline",
-    "expert-",
-    "ensemble-mean",
-    "ensemble-max",
-    "ensemble-mean-probability",
-    "moe-simple",
-    "moe-simple-conv",
-    "moe-classwise",
-    "moe-classwise-conv",
-    *CONTROLS,
-)
-ORACLE = "oracle-"
-"""How the names of routers begin that know the labels."""
+CLEAN = "clean"
+"""Condition of images that nothing was done to."""
+
 _READINGS = ("miou_union", "pixel_accuracy", "class_accuracy", "fw_iou")
-_OPPONENTS = ("best expert", "baseline", "ensemble-mean", *CONTROLS)
-_NONE = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +50,7 @@ class TextTable:
         cells: one tuple per line, as long as `columns`.
         best: (line, column) of the cells to set in bold.
         note: stands below.
+        names: so many columns at the left hold names, the others numbers.
     """
 
     heading: str
@@ -61,23 +58,27 @@ class TextTable:
     cells: tuple[tuple[str, ...], ...]
     best: frozenset[tuple[int, int]]
     note: str
+    names: int = 1
 
 
 def tables(rows: Iterable[Row], published: Published | None = None) -> list[TextTable]:
     """Return the tables that `rows` make, three at most per comparable group of rows.
 
+    Those of clean images, where there are any; `conditions` makes the tables of all others.
+
     Raises:
         DataError: two rows claim the same cell.
     """
     rows = list(rows)
-    scored = by_ground(ordered(rows, "segmentation"))
-    differences = by_ground(ordered(rows, "difference"))
+    shown = clean_rows([*ordered(rows, "segmentation"), *ordered(rows, "difference")])
+    scored = by_ground(ordered(shown, "segmentation"))
+    differences = by_ground(ordered(shown, "difference"))
     result = []
     for ground in sorted({*scored, *differences}):
-        shown = published if ground[3] == "clean" else None
+        beside = published if ground[3] == CLEAN else None
         made = []
         if ground in scored:
-            made += [_headline(scored[ground], shown or {}), _readings(scored[ground])]
+            made += [_headline(scored[ground], beside or {}), _readings(scored[ground])]
         if ground in differences:
             made.append(_differences(differences[ground]))
         dataset, split, (height, width), condition = ground
@@ -87,18 +88,9 @@ def tables(rows: Iterable[Row], published: Published | None = None) -> list[Text
     return result
 
 
-def ordered(rows: Iterable[Row], kind: str) -> list[Row]:
-    """Return the rows of one kind by data set, split, size, condition, subset, model and seed."""
-    return sorted(
-        (row for row in rows if row["kind"] == kind),
-        key=lambda row: (
-            _ground(row),
-            _subset_order(row["subset"]),
-            _model_order(row["model"]),
-            row["architecture"],
-            row["seed"],
-        ),
-    )
+def clean_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of clean images; all rows where there are none."""
+    return [row for row in rows if row.get("condition") == CLEAN] or list(rows)
 
 
 def verdict(rows: Iterable[Row]) -> Verdict:
@@ -114,48 +106,35 @@ def verdict(rows: Iterable[Row]) -> Verdict:
     return words.pop() if len(words) == 1 else "undecided"
 
 
-def by_ground(rows: Iterable[Row]) -> dict[Ground, list[Row]]:
-    """Return rows grouped by what they must share to be compared, in the order they come."""
-    groups: dict[Ground, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(_ground(row), []).append(row)
-    return groups
-
-
-def subsets_of(rows: Iterable[Row]) -> list[str]:
-    """Return the subsets that rows speak of, joins last."""
-    return sorted({row["subset"] for row in rows}, key=_subset_order)
-
-
 def _headline(rows: Sequence[Row], published: Published) -> TextTable:
     subsets = subsets_of(rows)
     told = [s for s in subsets if any(s in of_model for of_model in published.values())]
-    cells = _cells(rows, _named(rows))
+    cells = gather(rows, named(rows))
     missing = [name for name in published if any(s in published[name] for s in told)]
-    models = sorted({*(model for model, _ in cells), *missing}, key=_model_order)
+    models = sorted({*(model for model, _ in cells), *missing}, key=model_order)
     columns = ["model"]
     lines: list[list[str]] = [[model] for model in models]
     best: set[tuple[int, int]] = set()
     for subset in subsets:
-        mious = [_mean(cells.get((model, subset), ()), "miou") for model in models]
+        mious = [mean_of(cells.get((model, subset), ()), "miou") for model in models]
         known = [
             None if model.startswith(ORACLE) else value
             for model, value in zip(models, mious, strict=True)
         ]
         top = max((value for value in known if value is not None), default=None)
         for line, (model, miou) in enumerate(zip(models, known, strict=True)):
-            lines[line].append(_with_spread(cells.get((model, subset), ()), "miou"))
+            lines[line].append(with_spread(cells.get((model, subset), ()), "miou"))
             if miou is not None and miou == top:
                 best.add((line, len(columns)))
         columns.append(subset)
         if subset in told:
             for line, model in enumerate(models):
                 value = published.get(model, {}).get(subset)
-                lines[line].append(_NONE if value is None else f"{value:.2f}")
+                lines[line].append(NONE if value is None else f"{value:.2f}")
             columns.append(f"{subset} (published)")
     note = (
         "Mean over the classes in the ground truth; best measured model of a column in bold; "
-        f"brackets: 95 % interval by bootstrap over {_units(rows)}."
+        f"brackets: 95 % interval by bootstrap over {units_of(rows)}."
     )
     if any(model.startswith(ORACLE) for model in models):
         note += " The oracles know the labels: bounds for routing, never best."
@@ -168,12 +147,12 @@ def _headline(rows: Sequence[Row], published: Published) -> TextTable:
 
 
 def _readings(rows: Sequence[Row]) -> TextTable:
-    cells = _cells(rows, _named(rows))
-    order = sorted(cells, key=lambda cell: (_subset_order(cell[1]), _model_order(cell[0])))
+    cells = gather(rows, named(rows))
+    order = sorted(cells, key=lambda cell: (subset_order(cell[1]), model_order(cell[0])))
     lines = []
     for model, subset in order:
         of_cell = cells[model, subset]
-        numbers = [_with_spread(of_cell, key, bracket=False) for key in _READINGS]
+        numbers = [with_spread(of_cell, key, bracket=False) for key in _READINGS]
         used = "/".join(sorted({str(row["classes_used"]) for row in of_cell}))
         images = "/".join(sorted({str(row["images"]) for row in of_cell}))
         lines.append((subset, model, *numbers, used, images))
@@ -188,112 +167,36 @@ def _readings(rows: Sequence[Row]) -> TextTable:
         "images",
     )
     note = "Union: mean over the classes in the ground truth or the prediction."
-    return TextTable("other readings in percent", columns, tuple(lines), frozenset(), note)
+    return TextTable("other readings in percent", columns, tuple(lines), frozenset(), note, names=2)
 
 
 def _differences(rows: Sequence[Row]) -> TextTable:
-    names = _named(rows)
-
-    def opponent(row: Row) -> str:
-        return "best expert" if row["minus"].startswith("expert-") else str(row["minus"])
+    names = named(rows)
 
     subsets = subsets_of(rows)
-    cells = _cells(rows, lambda row: (names(row), opponent(row)))
+    cells = gather(rows, lambda row: (names(row), opponent_of(row)))
     lines = [
-        (*pair, *(_difference_text(cells.get((pair, subset), ())) for subset in subsets))
-        for pair in sorted({pair for pair, _ in cells}, key=_pair_order)
+        (*pair, *(difference_text(cells.get((pair, subset), ())) for subset in subsets))
+        for pair in sorted({pair for pair, _ in cells}, key=pair_order)
     ]
     note = (
         "Percentage points of mIoU; brackets: 95 % interval of the paired difference, from the "
-        f"same resamples of both models, over {_units(rows)}. Wins or loses: the interval "
+        f"same resamples of both models, over {units_of(rows)}. Wins or loses: the interval "
         f"excludes 0 (of every seed) and rests on {MIN_SEQUENCES} units or more; the best expert "
         "is chosen on the scored frames."
     )
     columns = ("mixture", "minus", *subsets)
-    return TextTable("mixture minus another model", columns, tuple(lines), frozenset(), note)
-
-
-def _difference_text(rows: Sequence[Row]) -> str:
-    mean = _mean(rows, "difference")
-    if mean is None:
-        return _NONE
-    word = verdict(rows)
-    against = sorted({str(row["minus"]) for row in rows if row["minus"].startswith("expert-")})
-    who = f" ({', '.join(against)})" if against else ""
-    return f"{_with_spread(rows, 'difference', sign='+')} {word}{who}"
-
-
-def _cells(
-    rows: Iterable[Row], name: Callable[[Row], _Name]
-) -> dict[tuple[_Name, str], tuple[Row, ...]]:
-    """Gather rows into cells (name, subset), one row per seed."""
-    cells: dict[tuple[_Name, str], dict[int, Row]] = {}
-    for row in rows:
-        seeds = cells.setdefault((name(row), row["subset"]), {})
-        if row["seed"] in seeds:
-            raise DataError(
-                f"expected one {row['kind']} row of {row['model']!r} on {row['subset']!r} with "
-                f"seed {row['seed']}, got two (fingerprints {seeds[row['seed']]['fingerprint']!r} "
-                f"and {row['fingerprint']!r}); keep the newer one."
-            )
-        seeds[row["seed"]] = row
-    return {cell: tuple(seeds[seed] for seed in sorted(seeds)) for cell, seeds in cells.items()}
-
-
-def _named(rows: Iterable[Row]) -> Callable[[Row], str]:
-    """Return how to call a row's model: with its architecture where a name has several."""
-    built: dict[str, set[str]] = {}
-    for row in rows:
-        built.setdefault(row["model"], set()).add(row["architecture"])
-    return lambda row: (
-        f"{row['model']} ({row['architecture']})" if len(built[row["model"]]) > 1 else row["model"]
+    return TextTable(
+        "mixture minus another model", columns, tuple(lines), frozenset(), note, names=2
     )
 
 
-def _mean(rows: Sequence[Row], key: str) -> float | None:
-    values = [row[key] for row in rows]
-    return None if not values or None in values else fmean(values)
-
-
-def _with_spread(rows: Sequence[Row], key: str, *, sign: str = "", bracket: bool = True) -> str:
-    """Write a share in percent with its interval, or the mean and range of several seeds."""
-    mean = _mean(rows, key)
+def difference_text(rows: Sequence[Row]) -> str:
+    """Write a paired difference, one row a seed: points, interval, verdict, and the expert."""
+    mean = mean_of(rows, "difference")
     if mean is None:
-        return _NONE
-    form = sign + ".2f"
-    text = f"{100 * mean:{form}}"
-    if len(rows) > 1:
-        values = [100 * row[key] for row in rows]
-        return f"{text} ({min(values):{form}} to {max(values):{form}}, {len(rows)} seeds)"
-    if bracket and rows[0]["ci95"] is not None:
-        low, high = rows[0]["ci95"]
-        return f"{text} [{100 * low:{form}}, {100 * high:{form}}]"
-    return text
-
-
-def _units(rows: Sequence[Row]) -> str:
-    """Say what was drawn, subset by subset."""
-    told = {row["subset"]: f"{row['ci_units']} {row['ci_unit']}s" for row in rows}
-    return ", ".join(f"{told[subset]} ({subset})" for subset in subsets_of(rows))
-
-
-def _ground(row: Row) -> Ground:
-    height, width = row["size"]
-    return row["dataset"], row["split"], (height, width), row["condition"]
-
-
-def _subset_order(subset: str) -> tuple[int, str]:
-    return subset.count("+"), subset
-
-
-def _model_order(model: str) -> tuple[int, str]:
-    """Put the models of a study in their usual order, others behind them by name."""
-    name = "expert-" if model.startswith("expert-") else model.split(" ", 1)[0]
-    last = len(_MODELS) + model.startswith(ORACLE)
-    return (_MODELS.index(name) if name in _MODELS else last), model
-
-
-def _pair_order(pair: tuple[str, str]) -> tuple[tuple[int, str], int, str]:
-    model, opponent = pair
-    place = _OPPONENTS.index(opponent) if opponent in _OPPONENTS else len(_OPPONENTS)
-    return _model_order(model), place, opponent
+        return NONE
+    word = verdict(rows)
+    against = sorted({str(row["minus"]) for row in rows if row["minus"].startswith("expert-")})
+    who = f" ({', '.join(against)})" if against else ""
+    return f"{with_spread(rows, 'difference', sign='+')} {word}{who}"

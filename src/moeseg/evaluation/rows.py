@@ -182,6 +182,20 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
+def read_run_rows(folder: Path) -> list[Row]:
+    """Read all rows in a run's folder: `results.jsonl`, then `robustness/*.jsonl` by file name.
+
+    Either may be missing.
+
+    Raises:
+        DataError: a file can't be read, or a line is no JSON object.
+    """
+    own = folder / "results.jsonl"
+    files = [own] if own.is_file() else []
+    files += sorted((folder / "robustness").glob("*.jsonl"))
+    return [row for path in files for row in read_rows(path)]
+
+
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as JSON lines, all or nothing: the old file stays until the new one is whole.
 

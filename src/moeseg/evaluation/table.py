@@ -14,7 +14,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from moeseg.evaluation.contents import Published, TextTable, ordered, tables
+from moeseg.evaluation.cells import ordered
+from moeseg.evaluation.contents import Published, TextTable, clean_rows, tables
 from moeseg.evaluation.rows import BASE_KEYS, SHARES, write_rows
 from moeseg.files import write_text
 from moeseg.types import Row
@@ -30,12 +31,21 @@ def render_markdown(rows: Iterable[Row], published: Published | None = None) -> 
     Raises:
         DataError: two rows claim the same cell.
     """
+    return as_markdown(tables(rows, published))
+
+
+def render_terminal(rows: Iterable[Row], published: Published | None = None) -> Group:
+    """Return all tables for `rich.console.Console.print`; as `render_markdown` in all else."""
+    return as_terminal(tables(rows, published))
+
+
+def as_markdown(made: Iterable[TextTable]) -> str:
+    """Return tables as markdown, one below the other."""
     parts = []
-    for table in tables(rows, published):
-        names = _text_columns(table)
+    for table in made:
         lines = [f"## {_escape(table.heading)}", ""]
         lines.append("| " + " | ".join(map(_escape, table.columns)) + " |")
-        lines.append("|---" * names + "|--:" * (len(table.columns) - names) + "|")
+        lines.append("|---" * table.names + "|--:" * (len(table.columns) - table.names) + "|")
         for line, cells in enumerate(table.cells):
             texts = [
                 f"**{_escape(text)}**" if (line, column) in table.best else _escape(text)
@@ -47,32 +57,31 @@ def render_markdown(rows: Iterable[Row], published: Published | None = None) -> 
     return "\n".join(parts)
 
 
-def write_tables(folder: Path, rows: Sequence[Row], published: Published | None = None) -> None:
-    """Write `results.jsonl`, `table.md`, `table.csv` and `classes.csv` of rows into a folder."""
-    write_rows(folder / "results.jsonl", rows)
-    write_text(folder / "table.md", render_markdown(rows, published))
-    write_text(folder / "table.csv", render_csv(rows))
-    write_text(folder / "classes.csv", render_class_csv(rows))
-
-
-def render_terminal(rows: Iterable[Row], published: Published | None = None) -> Group:
-    """Return all tables for `rich.console.Console.print`; as `render_markdown` in all else."""
+def as_terminal(made: Iterable[TextTable]) -> Group:
+    """Return tables for `rich.console.Console.print`."""
     shown = []
-    for table in tables(rows, published):
+    for table in made:
         view = Table(
             title=Text(table.heading, style="bold"),
             caption=Text(table.note, style="dim"),
             title_justify="left",
             caption_justify="left",
         )
-        names = _text_columns(table)
         for column, head in enumerate(table.columns):
-            view.add_column(Text(head), justify="left" if column < names else "right")
+            view.add_column(Text(head), justify="left" if column < table.names else "right")
         for line, cells in enumerate(table.cells):
             styles = ["bold green" if (line, c) in table.best else "" for c in range(len(cells))]
             view.add_row(*(Text(t, style=s) for t, s in zip(cells, styles, strict=True)))
         shown.append(view)
     return Group(*shown)
+
+
+def write_tables(folder: Path, rows: Sequence[Row], published: Published | None = None) -> None:
+    """Write `results.jsonl`, `table.md`, `table.csv` and `classes.csv` of rows into a folder."""
+    write_rows(folder / "results.jsonl", rows)
+    write_text(folder / "table.md", render_markdown(rows, published))
+    write_text(folder / "table.csv", render_csv(rows))
+    write_text(folder / "classes.csv", render_class_csv(rows))
 
 
 def render_csv(rows: Iterable[Row]) -> str:
@@ -87,30 +96,29 @@ def render_csv(rows: Iterable[Row]) -> str:
         lines.append(
             [row[key] for key in base]
             + [*row["size"]]
-            + [_percent(number) for number in numbers]
+            + [in_percent(number) for number in numbers]
             + [row[key] for key in more]
         )
-    return _csv(lines)
+    return csv_text(lines)
 
 
 def render_class_csv(rows: Iterable[Row]) -> str:
-    """Return IoU (percent) and pixel count of each class of the ``segmentation`` rows as CSV."""
+    """Return IoU (percent) and pixel count of each class of the ``segmentation`` rows as CSV.
+
+    Those of clean images, where there are any.
+    """
     base = ("dataset", "split", "condition", "model", "architecture", "seed", "subset")
     lines: list[list[object]] = [[*base, "height", "width", "class", "iou_percent", "pixels"]]
-    for row in ordered(rows, "segmentation"):
+    for row in clean_rows(ordered(rows, "segmentation")):
         head = [row[key] for key in base] + [*row["size"]]
         for name, iou in row["per_class_iou"].items():
-            lines.append([*head, name, _percent(iou), row["per_class_pixels"][name]])
-    return _csv(lines)
+            lines.append([*head, name, in_percent(iou), row["per_class_pixels"][name]])
+    return csv_text(lines)
 
 
-def _percent(share: float | None) -> float | None:
+def in_percent(share: float | None) -> float | None:
+    """Return a share as it stands in a CSV; None as it is."""
     return None if share is None else round(100 * share, 4)
-
-
-def _text_columns(table: TextTable) -> int:
-    """Return how many columns hold names; the others hold numbers."""
-    return 1 if table.columns[0] == "model" else 2
 
 
 def _escape(text: str) -> str:
@@ -120,7 +128,8 @@ def _escape(text: str) -> str:
     return " ".join(text.split())
 
 
-def _csv(lines: Iterable[Sequence[object]]) -> str:
+def csv_text(lines: Iterable[Sequence[object]]) -> str:
+    """Return lines as CSV; None is an empty field."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from moeseg.evaluation.contents import ordered, subsets_of
+from moeseg.evaluation.cells import ordered, subsets_of
 from moeseg.report import figures
 from moeseg.report.colours import of_categories
 from moeseg.report.grouping import ONE_MODEL, WHISKERS, alike, choice_of, ends, file_of, lacking

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from moeseg.insight.agreement import category_names
 from moeseg.insight.overlay import Scheme, category_colours, expert_colours
 
-LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
-"""Of lines; colour-blind people tell them apart (Okabe and Ito, 2008)."""
+LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+"""Of lines; colour-blind people tell them apart (Okabe and Ito, 2008, without the yellow, which is
+too faint for a line on white)."""
 
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 """`stroke-dasharray` of lines, so that they differ without colour too."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from moeseg.evaluation.contents import Ground, by_ground
+from moeseg.evaluation.cells import Ground, by_ground
 from moeseg.types import Row
 
 ONE_MODEL = ("model", "architecture", "seed")

@@ -1,4 +1,4 @@
-/* Tables that sort, figures by choice, bars by class. No library, no request. */
+/* Tables that sort, figures and tables by choice, bars by class. No library, no request. */
 "use strict";
 
 const element = (name, attributes = {}, ...children) => {
@@ -45,12 +45,12 @@ addEventListener("beforeprint", () => {
 
 for (const group of document.querySelectorAll(".group")) {
   const selects = [...group.querySelectorAll("select[data-name]")];
-  const figures = [...group.querySelectorAll("figure")].map((f) => [f, JSON.parse(f.dataset.choice)]);
+  const found = [...group.querySelectorAll("[data-choice]")].map((f) => [f, JSON.parse(f.dataset.choice)]);
   const show = () => {
     let seen = 0;
-    for (const [figure, choice] of figures) {
-      figure.hidden = !selects.every((s) => (choice[s.dataset.name] ?? s.value) === s.value);
-      seen += !figure.hidden;
+    for (const [one, choice] of found) {
+      one.hidden = !selects.every((s) => (choice[s.dataset.name] ?? s.value) === s.value);
+      seen += !one.hidden;
     }
     group.querySelector(".none").hidden = seen > 0;
   };

@@ -16,7 +16,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from moeseg import __version__
-from moeseg.evaluation.contents import by_ground, ordered
+from moeseg.evaluation.cells import Ground, by_ground, ground_of, ordered
+from moeseg.evaluation.changes import is_changed, read_condition
+from moeseg.evaluation.condition_csv import render_condition_csv
+from moeseg.evaluation.contents import CLEAN
 from moeseg.evaluation.table import render_class_csv
 from moeseg.files import write_text
 from moeseg.insight.agreement import MAX_EXPERTS
@@ -26,9 +29,11 @@ from moeseg.report.detectors import detectors
 from moeseg.report.grouping import place
 from moeseg.report.parts import Download
 from moeseg.report.reading import RunFiles, read_run
+from moeseg.report.robustness import robustness
+from moeseg.report.robustness_told import how_robust
 from moeseg.report.routing import routing
 from moeseg.report.scores import scores
-from moeseg.report.summary import headline_mixture, other_conditions, summarise
+from moeseg.report.summary import Answer, headline_mixture, other_conditions, summarise
 from moeseg.types import Row
 
 _HERE = Path(__file__).parent
@@ -71,11 +76,13 @@ def render(run_folder: Path) -> str:
     mixtures = any(row["model"].startswith("moe-") for row in rows)
     if run.study is not None:
         mixtures = bool(run.study.mixtures)
+    clean, robust = _unchanged(rows), robustness(rows)
     sections = [
-        scores(rows, run.study.published if run.study else None),
-        agreement(rows, mixtures),
-        detectors(rows, mixtures),
-        routing(rows, mixtures),
+        scores(clean, run.study.published if run.study else None),
+        agreement(clean, mixtures),
+        detectors(clean, mixtures),
+        routing(clean, mixtures),
+        *([robust] if robust else []),
     ]
     no_frames = [] if run.explorer.sets else [_NO_FRAMES]
     return environment.get_template("page.html").render(
@@ -87,15 +94,13 @@ def render(run_folder: Path) -> str:
         summaries=_summaries(run),
         more=other_conditions(rows),
         sections=sections,
-        headline=headline_mixture(ordered(rows, "segmentation")),
-        classes=_class_data(rows),
-        class_file=Download("classes.csv", "text/csv", render_class_csv(rows)),
+        headline=headline_mixture(ordered(clean, "segmentation")),
+        classes=_class_data(clean),
+        class_file=Download("classes.csv", "text/csv", render_class_csv(clean)),
         explorer=run.explorer.sets,
         no_frames=_NO_FRAMES,
         unknown=_unknown(run.other),
-        downloads=[
-            Download("results.jsonl", "application/jsonl", _json_lines([*rows, *run.other]))
-        ],
+        downloads=_downloads([*rows, *run.other]),
     )
 
 
@@ -109,14 +114,49 @@ def _prose(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
-def _summaries(run: RunFiles) -> list[dict[str, Any]]:
-    """Return a summary per ground; those of clean images alone, where there are any."""
-    grounds = by_ground(run.rows)
-    clean = [ground for ground in grounds if ground[3] == "clean"]
-    return [
-        {"place": place(ground), "answers": summarise(run.study, grounds[ground])}
-        for ground in sorted(clean or grounds)
+def _unchanged(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of clean images; where there are none, all but what robustness shows."""
+    clean = [row for row in rows if row["condition"] == CLEAN]
+    known = ("attack", "corruption")
+    return clean or [
+        row
+        for row in rows
+        if not (is_changed(row) and read_condition(row["condition"]).kind in known)
     ]
+
+
+def _downloads(rows: Sequence[Row]) -> dict[str, Download]:
+    """Return the rows by the words of their links.
+
+    Those on changed images, of which there may be thousands, come as a short CSV.
+    """
+    changed = [row for row in rows if is_changed(row)]
+    kept = [row for row in rows if not is_changed(row)]
+    words = "all rows but those on changed images" if changed else "all rows"
+    found = {words: Download("results.jsonl", "application/jsonl", _json_lines(kept))}
+    if changed:
+        table = render_condition_csv(changed)
+        found["scores on changed images"] = Download("robustness.csv", "text/csv", table)
+    return found
+
+
+def _summaries(run: RunFiles) -> list[dict[str, Any]]:
+    """Return a summary per ground; those of clean images alone, where there are any.
+
+    What is said of changed images stands with the clean ones of the same place.
+    """
+    made: dict[Ground, list[Answer]] = {
+        ground: summarise(run.study, rows)
+        for ground, rows in by_ground(_unchanged(run.rows)).items()
+    }
+    places: dict[Ground, list[Row]] = {}
+    for row in run.rows:
+        dataset, split, size, _ = ground_of(row)
+        places.setdefault((dataset, split, size, CLEAN), []).append(row)
+    for ground, rows in places.items():
+        if answers := how_robust(rows):
+            made[ground] = [*made.get(ground, []), *answers]
+    return [{"place": place(ground), "answers": made[ground]} for ground in sorted(made)]
 
 
 def _class_data(rows: Sequence[Row]) -> dict[str, Any]:

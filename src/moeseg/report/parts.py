@@ -10,7 +10,9 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+from moeseg.evaluation.contents import TextTable
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]\d+)?")
 
@@ -60,23 +62,6 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Figures of which one choice is seen at a time."""
-
-    figures: tuple[Figure, ...]
-
-    @property
-    def choices(self) -> dict[str, list[str]]:
-        """All values of each choice that has more than one, in order of appearance."""
-        names = dict.fromkeys(name for figure in self.figures for name in figure.choice)
-        found = {
-            name: list(dict.fromkeys(f.choice[name] for f in self.figures if name in f.choice))
-            for name in names
-        }
-        return {name: values for name, values in found.items() if len(values) > 1}
-
-
-@dataclass(frozen=True, slots=True)
 class Cell:
     """A table's cell; `order` is what it sorts by, empty for one without a value."""
 
@@ -87,7 +72,18 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table that sorts by every column; the first `names` columns hold names."""
+    """A table that sorts by every column.
+
+    Attributes:
+        title: stands above.
+        columns: heads.
+        lines: cells, as many as columns.
+        names: so many columns at the left hold names.
+        note: stands below.
+        data: the cells as a CSV.
+        choice: by which choices it is found in a group, as a figure is.
+        open: seen without a click.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -95,11 +91,42 @@ class Table:
     names: int
     note: str
     data: Download
+    choice: Mapping[str, str] = field(default_factory=dict)
+    open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Figures and tables of which one choice is seen at a time."""
+
+    figures: tuple[Figure, ...]
+    tables: tuple[Table, ...] = ()
+
+    @property
+    def choices(self) -> dict[str, list[str]]:
+        """All values of each choice that has more than one, in order of appearance."""
+        known = [f.choice for f in self.figures] + [t.choice for t in self.tables]
+        names = dict.fromkeys(name for choice in known for name in choice)
+        found = {
+            name: list(dict.fromkeys(choice[name] for choice in known if name in choice))
+            for name in names
+        }
+        return {name: values for name, values in found.items() if len(values) > 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page under one heading; `lacking` says what is not there."""
+    """A part of the page under one heading.
+
+    Attributes:
+        anchor: its address within the page.
+        title: its heading.
+        intro: what it is about.
+        tables: that are always there.
+        group: what is found by choices.
+        lacking: says what is not there.
+        told: sentences about its numbers, each a paragraph.
+    """
 
     anchor: str
     title: str
@@ -107,6 +134,7 @@ class Section:
     tables: tuple[Table, ...]
     group: Group
     lacking: str = ""
+    told: tuple[str, ...] = ()
 
 
 def table(
@@ -140,6 +168,22 @@ def table(
         for number, line in enumerate(texts)
     )
     return Table(title, tuple(columns), lines, names, note, csv_file(file, columns, texts))
+
+
+def from_text(
+    text: TextTable, choice: Mapping[str, str] | None = None, *, open: bool = False
+) -> Table:
+    """Return a table of `evaluation`, so that it stands on the page."""
+    made = table(
+        text.heading,
+        text.columns,
+        text.cells,
+        names=text.names,
+        note=text.note,
+        file=text.heading,
+        best=text.best,
+    )
+    return replace(made, choice=choice or {}, open=open)
 
 
 def legend(names: Sequence[str], colours: Sequence[str]) -> tuple[Key, ...]:

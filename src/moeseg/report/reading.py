@@ -8,11 +8,11 @@ from pathlib import Path
 
 from moeseg.config import Study, load_study
 from moeseg.errors import DataError, UsageError
-from moeseg.evaluation.rows import read_rows, validate_row
+from moeseg.evaluation.rows import read_run_rows, validate_row
 from moeseg.report.layers import Explorer, read_layers
 from moeseg.types import Row
 
-SHOWN_KINDS = ("segmentation", "difference", "agreement", "detector", "routing")
+SHOWN_KINDS = ("segmentation", "difference", "agreement", "detector", "routing", "attack")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +45,22 @@ def read_run(folder: Path) -> RunFiles:
         UsageError: there is no such folder, or no rows are in it.
         DataError: the rows cannot be read.
     """
-    path = folder / "results.jsonl"
     if not folder.is_dir():
         raise UsageError(
             f"expected the folder of a run, found none at {folder}; name the `out` of a study, "
             "e.g. runs/demo, or make it with `moeseg study FILE`."
         )
     begun = (folder / "study.yaml").is_file()
-    if not path.is_file() and not begun:
+    found = read_run_rows(folder)
+    scored = (folder / "results.jsonl").is_file()
+    if not found and not scored and not begun:
         raise UsageError(
             f"expected results.jsonl in {folder}, found none: nothing was scored there yet; run "
             "`moeseg study FILE` until its table is written, then ask for the report again."
         )
     missing: list[str] = []
     rows, other = [], []
-    for row in read_rows(path) if path.is_file() else ():
+    for row in found:
         if row["kind"] not in SHOWN_KINDS:
             other.append(row)
             continue

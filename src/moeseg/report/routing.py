@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from moeseg.evaluation.contents import by_ground, ordered
+from moeseg.evaluation.cells import by_ground, ordered
 from moeseg.report import figures
 from moeseg.report.colours import of_experts
 from moeseg.report.grouping import (

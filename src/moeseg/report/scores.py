@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from moeseg.errors import DataError
-from moeseg.evaluation.contents import Published, ordered, tables, verdict
+from moeseg.evaluation.cells import ordered
+from moeseg.evaluation.contents import Published, tables, verdict
 from moeseg.report import figures
 from moeseg.report.grouping import WHISKERS, alike, choice_of, ends, file_of
-from moeseg.report.parts import Figure, Group, Section, csv_file, table
+from moeseg.report.parts import Figure, Group, Section, csv_file, from_text
 from moeseg.types import Row
 
 
@@ -20,19 +21,10 @@ def scores(rows: Sequence[Row], published: Published | None) -> Section:
     except DataError as error:
         lacking = f"The tables are left out: {error}"
     if not shown and not lacking:
-        lacking = "There are no scores in this run yet; `moeseg study FILE` writes them."
-    made = tuple(
-        table(
-            text.heading,
-            text.columns,
-            text.cells,
-            names=1 if text.columns[0] == "model" else 2,
-            note=text.note,
-            file=text.heading,
-            best=text.best,
+        lacking = (
+            "There are no scores of clean images in this run yet; `moeseg study FILE` writes them."
         )
-        for text in shown
-    )
+    made = tuple(from_text(text) for text in shown)
     dots = [
         *_miou_dots(ordered(rows, "segmentation")),
         *_difference_dots(ordered(rows, "difference")),

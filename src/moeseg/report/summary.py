@@ -12,8 +12,12 @@ from statistics import fmean
 from typing import Any
 
 from moeseg.config import Study
-from moeseg.evaluation.contents import ordered, subsets_of, verdict
+from moeseg.evaluation.cells import ordered, subsets_of
+from moeseg.evaluation.changes import read_condition
+from moeseg.evaluation.contents import CLEAN, verdict
 from moeseg.types import Row
+
+_FEW = 4  # so many conditions are named one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ def _scored(scored: Sequence[Row]) -> list[tuple[str, str]]:
     row = scored[0]
     height, width = row["size"]
     text = f"Scored on the {row['split']} split of {row['dataset']} at {height} x {width} pixels"
-    if row["condition"] != "clean":
+    if row["condition"] != CLEAN:
         text += f", {row['condition']}"
     return [("", f"{text}: {words(told)}.")]
 
@@ -259,8 +263,12 @@ def _detectors(rows: Sequence[Row], mixture: str | None) -> list[tuple[str, str]
 
 def other_conditions(rows: Sequence[Row]) -> str:
     """Say which conditions other than ``clean`` were measured; empty where there are none."""
-    found = Counter(str(row["condition"]) for row in rows if row["condition"] != "clean")
+    found = Counter(str(row["condition"]) for row in rows if row["condition"] != CLEAN)
     if not found:
         return ""
     told = [f"{name} ({number} rows)" for name, number in sorted(found.items())]
+    if len(told) > _FEW:
+        kinds = Counter(read_condition(name).kind for name in found)
+        names = {"attack": "attacks at a radius", "corruption": "corruptions at a severity"}
+        told = [f"{count} {names.get(kind, 'others')}" for kind, count in sorted(kinds.items())]
     return f"Also measured: {words(told)}; see the tables and plots."
