@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moeseg.config import load_study, parse_study
 from moeseg.errors import DataError, UsageError
-from moeseg.evaluation.rows import read_rows, validate_row
+from moeseg.evaluation.rows import read_rows, read_run_rows, validate_row
 from moeseg.evaluation.stages import load_models, scored_frames
 from moeseg.models import Model
 from moeseg.robustness.attacks import Attack, Perturbed, perturb
@@ -185,6 +185,19 @@ def test_corruptions_have_rows_of_every_model(finished: Run) -> None:
     assert (
         pick(rows, condition="fog-5")[0]["images"] == pick(clean, kind="segmentation")[0]["images"]
     )
+
+
+def test_tables_hold_every_attack_once_though_two_sweeps_share_frames(finished: Run) -> None:
+    text = (finished.folder / "robustness.md").read_text()
+    for name in ("pgd-2", "sea-3", "universal-2", "pgd-2:weights", "fog"):
+        assert name in text
+    rows = read_run_rows(finished.folder)
+    path = finished.folder / "robustness" / "attack-again.jsonl"
+    shutil.copy(finished.folder / "robustness" / "attack-all.jsonl", path)
+    try:
+        assert read_run_rows(finished.folder) == rows
+    finally:
+        path.unlink()
 
 
 def test_changed_frames_are_there_to_look_at(finished: Run) -> None:

@@ -137,6 +137,13 @@ SHARES: dict[str, tuple[str, ...]] = {
 an object."""
 
 
+_SAME_TRIAL = (
+    *("kind", "model", "subset", "condition", "split", "dataset", "size", "seed", "images"),
+    *("source", "minus"),
+)
+"""What two rows of changed images share that say the same."""
+
+
 def validate_row(row: Row) -> None:
     """Check a row against its kind: no key missing or unknown, shares in 0..1, interval ordered.
 
@@ -185,15 +192,20 @@ def read_rows(path: Path) -> list[Row]:
 def read_run_rows(folder: Path) -> list[Row]:
     """Read all rows in a run's folder: `results.jsonl`, then `robustness/*.jsonl` by file name.
 
-    Either may be missing.
+    Either may be missing. An attack that two sweeps make on the same frames counts once.
 
     Raises:
         DataError: a file can't be read, or a line is no JSON object.
     """
     own = folder / "results.jsonl"
-    files = [own] if own.is_file() else []
-    files += sorted((folder / "robustness").glob("*.jsonl"))
-    return [row for path in files for row in read_rows(path)]
+    rows = read_rows(own) if own.is_file() else []
+    known: set[str] = set()
+    for path in sorted((folder / "robustness").glob("*.jsonl")):
+        found = read_rows(path)
+        told = [json.dumps([row.get(key) for key in _SAME_TRIAL]) for row in found]
+        rows += [row for row, mark in zip(found, told, strict=True) if mark not in known]
+        known |= set(told)
+    return rows
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from moeseg.config import SweepConfig
-from moeseg.evaluation.rows import METRIC_KEYS, write_rows
+from moeseg.evaluation.conditions import write_condition_tables
+from moeseg.evaluation.rows import METRIC_KEYS, read_run_rows, write_rows
 from moeseg.evaluation.runner import Change
 from moeseg.evaluation.stages import (
     evaluate,
@@ -32,7 +33,7 @@ from moeseg.types import Frame, Row
 
 
 def robustness_stages(run: Run) -> list[Stage]:
-    """Return a stage for each sweep, and one for the corruptions."""
+    """Return a stage for each sweep, one for corruptions, and those of tables and pictures."""
     made = making_stages(run)
     settings = run.study.robustness
     stages = [
@@ -59,6 +60,16 @@ def robustness_stages(run: Run) -> list[Stage]:
                 needs=made,
                 parallel=True,
                 cost=_corrupted_cost,
+            )
+        )
+    if stages:
+        stages.append(
+            Stage(
+                name="robustness-table",
+                make=lambda run: write_condition_tables(run.folder, read_run_rows(run.folder)),
+                inputs=lambda run: None,
+                outputs=lambda run: [run.folder / f"robustness.{end}" for end in ("md", "csv")],
+                needs=("evaluate", *(stage.name for stage in stages)),
             )
         )
     if settings.show:

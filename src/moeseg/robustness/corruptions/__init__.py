@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from moeseg.errors import UsageError, unknown_name
+from moeseg.evaluation.changes import CORRUPTIONS
 from moeseg.robustness.corruptions.blur import defocus_blur, glass_blur, motion_blur, zoom_blur
 from moeseg.robustness.corruptions.digital import (
     contrast,
@@ -28,6 +29,8 @@ from moeseg.robustness.corruptions.draws import Generators, generators_of
 from moeseg.robustness.corruptions.ice import frost
 from moeseg.robustness.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
 from moeseg.robustness.corruptions.weather import brightness, fog, snow
+
+__all__ = ["CORRUPTIONS", "SEVERITIES", "condition_of", "corrupt", "parse_condition"]
 
 SEVERITIES = (1, 2, 3, 4, 5)
 """From the mildest to the strongest."""
@@ -49,9 +52,6 @@ _TABLE: dict[str, Callable[[Tensor, int, Generators], Tensor]] = {
     "pixelate": pixelate,
     "jpeg-compression": jpeg_compression,
 }
-
-CORRUPTIONS: tuple[str, ...] = tuple(_TABLE)
-"""In the order of the paper: noise, blur, weather, digital."""
 
 
 def corrupt(images: Tensor, name: str, severity: int, seeds: Sequence[int]) -> Tensor:
