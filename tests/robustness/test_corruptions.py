@@ -17,6 +17,7 @@ from torch import Tensor
 
 from moeseg.data.synthetic import render_frame
 from moeseg.errors import UsageError
+from moeseg.robustness import corruptions
 from moeseg.robustness.corruptions import (
     CORRUPTIONS,
     SEVERITIES,
@@ -400,3 +401,7 @@ def test_snow_whitens_and_falls() -> None:
     grey = changed[0, 0]
     along, across = ((grey.diff(dim=dim)).abs().mean() for dim in (0, 1))
     assert along < across  # streaks run downwards
+
+
+def test_every_name_has_its_corruption() -> None:
+    assert tuple(corruptions._TABLE) == CORRUPTIONS

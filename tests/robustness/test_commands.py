@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from command import Command
+from moeseg.config import load_study
+from moeseg.evaluation.rows import read_rows
+from moeseg.run import Run
+from moeseg.study import run_study
+from tiny import write_study
+
+
+@pytest.fixture(scope="module")
+def study_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("attacked")
+    run = Run(load_study(write_study(folder, folder / "run", ensembles=[], baseline=None)))
+    run_study(run)
+    return run
+
+
+def test_attack_on_saved_models(moeseg: Command, study_run: Run, tmp_path: Path) -> None:
+    models = [study_run.model(name) for name in ("expert-day", "moe-simple")]
+    words = (
+        "attack", *models, "--data", study_run.folder.parent / "study.yaml",
+        "--subset", "day+dusk", "--attack", "pgd-2", "--attack", "fgsm", "--epsilon", "8/255",
+        "--epsilon", "0.1", "--frames", 4, "--transfer", "--out", tmp_path / "out",
+    )  # fmt: skip
+    code, out, err = moeseg(*words)
+    assert code == 0, err
+    assert "pgd-2" in out
+    assert f"table: {tmp_path / 'out' / 'robustness.md'}" in out
+    assert err.count("attack ") == 8
+    rows = read_rows(tmp_path / "out" / "results.jsonl")
+    attacks = [row for row in rows if row["kind"] == "attack"]
+    assert len(attacks) == 2 * 2 * 2 * 2  # attacks, radii, sources, models
+    assert {row["images"] for row in rows} == {4}
+    mixture = next(r for r in attacks if r["model"] == r["source"] == "moe-simple")
+    assert set(mixture["expert_miou"]) == {"day", "dusk"}
+    code, again, err = moeseg(*words)
+    assert code == 0
+    assert "attack 1/" not in err  # all counts were there
+    assert again == out
+
+
+def test_attack_on_a_run_takes_its_models_data_and_subsets(
+    moeseg: Command, study_run: Run, tmp_path: Path
+) -> None:
+    words = ("--epsilon", "4/255", "--attack", "fgsm", "--out", tmp_path / "o")
+    code, _, err = moeseg("attack", study_run.folder, *words)
+    assert code == 0, err
+    rows = read_rows(tmp_path / "o" / "results.jsonl")
+    assert {row["model"] for row in rows} == set(study_run.study.model_names())
+    assert {row["subset"] for row in rows} == {"day", "dusk", "day+dusk"}
+
+
+def test_corrupt_prints_clean_and_corrupted(
+    moeseg: Command, study_run: Run, tmp_path: Path
+) -> None:
+    words = (
+        "corrupt", study_run.folder, "--corruption", "fog", "--severity", 2, "--subset", "day",
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    code, out, err = moeseg(*words)
+    assert code == 0, err
+    assert "fog" in out
+    rows = read_rows(tmp_path / "out" / "results.jsonl")
+    assert {row["condition"] for row in rows} == {"clean", "fog-2"}
+    assert (tmp_path / "out" / "robustness.csv").exists()
+    _, _, err = moeseg(*words)
+    assert "corruption 1/1" not in err
+
+
+def test_what_cannot_be_attacked_is_explained(
+    moeseg: Command, study_run: Run, tmp_path: Path
+) -> None:
+    model, data = study_run.model("moe-simple"), study_run.folder.parent / "study.yaml"
+    out = tmp_path / "out"
+    given = ("--data", data, "--subset", "day", "--out", out)
+    for words, expected in (
+        ((model, "--epsilon", "-1/255", *given), "expected a number in (0, 1] such as 4/255"),
+        ((model, "--epsilon", "0.9", *given), "at most 64/255"),
+        ((model, "--epsilon", "0.1", "--attack", "pgd-0", *given), "1 step and 1 restart or more"),
+        ((model, "--epsilon", "0.1", "--attack", "pdg", *given), "Did you mean 'pgd'"),
+        ((model, "--epsilon", "0.1", "--out", out), "--data: expected a study file"),
+        ((model, "--epsilon", "0.1", "--data", data, "--out", out), "--subset: expected a subset"),
+        (
+            (study_run.model("expert-day"), "--epsilon", "0.1", "--attack", "pgd:weights", *given),
+            "none of expert-day has a part 'weights'",
+        ),
+    ):
+        code, _, err = moeseg("attack", *words)
+        assert code == 2, words
+        assert expected in err
+        assert not out.exists()
+    code, _, err = moeseg("corrupt", model, "--severity", 7, *given)
+    assert code == 2
+    assert "severities.0" in err
+    code, _, err = moeseg("corrupt", model, "--corruption", "smog", *given)
+    assert code == 2
+    assert "unknown corruption 'smog'" in err
