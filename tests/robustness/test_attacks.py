@@ -339,6 +339,9 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(
         (lambda: run("pgd-10:gate", trained_mixture()), r"unknown part of this mixture 'gate'"),
         (lambda: run("universal-3"), r"expected an attack on single images"),
         (lambda: Attack(kind="pgd", momentum=2.0), r"momentum in 0..1"),
+        (lambda: Attack(kind="apgd", momentum=0.5), r"for pgd, segpgd or cospgd alone"),
+        (lambda: run("fgsm-5"), r"expected 1 step and 1 restart, got 5 and 1"),
+        (lambda: run("universal-3x4"), r"expected 1 restart, got 3 and 4"),
         (lambda: Attack(kind="nope"), r"unknown attack 'nope'"),  # type: ignore[arg-type]
     ],
 )

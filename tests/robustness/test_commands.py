@@ -42,6 +42,30 @@ def test_attack_on_saved_models(moeseg: Command, study_run: Run, tmp_path: Path)
     assert code == 0
     assert "attack 1/" not in err  # all counts were there
     assert again == out
+    without = [word for word in words if word != "--transfer"]
+    code, _, err = moeseg(*without)
+    assert code == 0, err
+    assert "attack 1/" not in err  # what was made for more models serves fewer
+    attacks = [r for r in read_rows(tmp_path / "out" / "results.jsonl") if r["kind"] == "attack"]
+    assert all(row["model"] == row["source"] for row in attacks) or len(attacks) == 16
+
+
+def test_attacks_of_other_settings_are_made_again(
+    moeseg: Command, study_run: Run, tmp_path: Path
+) -> None:
+    """An own attack keeps its name while its settings change; no old count may stand for it."""
+    words = (
+        "attack", study_run.model("expert-day"), "--data", study_run.folder.parent / "study.yaml",
+        "--subset", "day", "--attack", "mine", "--epsilon", "0.1", "--out", tmp_path / "out",
+    )  # fmt: skip
+    own = "robustness.attacks.mine={kind: pgd, steps: %d}"
+    told = []
+    for steps in (1, 3, 3):
+        code, _, err = moeseg(*words, "--set", own % steps)
+        assert code == 0, err
+        (row,) = (r for r in read_rows(tmp_path / "out/results.jsonl") if r["kind"] == "attack")
+        told.append((row["attack_settings"]["steps"], len(row["losses"]), "attack 1/1" in err))
+    assert told == [(1, 2, True), (3, 4, True), (3, 4, False)]
 
 
 def test_attack_on_a_run_takes_its_models_data_and_subsets(

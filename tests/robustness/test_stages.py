@@ -16,11 +16,13 @@ from torch import Tensor
 
 from moeseg.config import load_study, parse_study
 from moeseg.errors import DataError, UsageError
-from moeseg.evaluation.rows import read_rows, read_run_rows, validate_row
+from moeseg.evaluation.rows import read_rows, read_run_rows, validate_row, write_rows
+from moeseg.evaluation.runner import run_models
 from moeseg.evaluation.stages import load_models, scored_frames
 from moeseg.models import Model
 from moeseg.robustness.attacks import Attack, Perturbed, perturb
 from moeseg.robustness.ball import generators_of
+from moeseg.robustness.craft import FrameCounts
 from moeseg.robustness.sweep import Unit, path_of, read_counts
 from moeseg.robustness.universal import load_universal
 from moeseg.run import Run
@@ -29,7 +31,10 @@ from moeseg.types import Row
 from tiny import SIZE, study_settings, write_data, write_study
 
 ROBUSTNESS: dict[str, Any] = {
-    "attacks": {"slow": {"kind": "pgd", "steps": 2, "momentum": 0.9, "step_size": 0.5}},
+    "attacks": {
+        "slow": {"kind": "pgd", "steps": 2, "momentum": 0.9, "step_size": 0.5},
+        "worst": {"kind": "sea", "steps": 2},
+    },
     "sweeps": {
         "all": {
             "attacks": ["fgsm", "pgd-2", "slow", "pgd-2:weights", "universal-2", "pgd-published-3"],
@@ -37,7 +42,7 @@ ROBUSTNESS: dict[str, Any] = {
             "models": ["baseline", "moe-simple"],
         },
         "strong": {
-            "attacks": ["pgd-3", "sea-3", "square-3"],
+            "attacks": ["pgd-3", "sea-3", "square-3", "worst"],
             "epsilons": ["32/255"],
             "models": ["expert-day", "moe-simple"],
             "frames": 4,
@@ -147,6 +152,63 @@ def test_sea_is_at_least_as_strong_as_each_of_its_parts(finished: Run) -> None:
     assert row["checks"]["white-box"] is not None  # square and transfer stand beside it
 
 
+def test_sea_under_a_name_of_its_own_runs_all_three_losses(finished: Run) -> None:
+    folder = finished.folder / "robustness/counts/strong/moe-simple"
+    kinds = [read_counts(path).settings["kind"] for path in sorted(folder.glob("worst-*.npz"))]
+    assert kinds == ["apgd-balanced", "apgd-js", "apgd-masked"]
+    rows = pick(rows_of(finished, "attack-strong"), kind="attack", attack="worst")
+    assert {row["attack_settings"]["kind"] for row in rows} == {"sea"}
+
+
+def test_rows_say_how_a_published_attack_was_run(finished: Run) -> None:
+    """It leaves [0, 1] for all but an FRRN; here is none."""
+    rows = pick(rows_of(finished, "attack-all"), kind="attack")
+    clips = {(row["attack"], row["attack_settings"]["clip"]) for row in rows}
+    assert ("pgd-published-3", False) in clips
+    assert ("pgd-2", True) in clips
+
+
+def test_rows_of_stages_that_are_gone_or_unfinished_are_not_read(
+    finished: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    shutil.copy(folder / "robustness/attack-all.jsonl", folder / "robustness/attack-old.jsonl")
+    assert read_run_rows(folder) == read_run_rows(finished.folder)
+    (folder / "stages/attack-strong.json").unlink()  # as when the models are trained again
+    conditions = {row["condition"] for row in read_run_rows(folder)}
+    assert "sea-3@32/255" not in conditions
+    assert "pgd-2@8/255" in conditions
+
+
+def test_a_check_that_failed_in_one_of_two_sweeps_has_failed(finished: Run, tmp_path: Path) -> None:
+    row = pick(rows_of(finished, "attack-all"), kind="attack")[0]
+    for name, verdict in (("a", None), ("b", False), ("c", True)):
+        told = row | {"checks": dict.fromkeys(row["checks"], verdict)}
+        write_rows(tmp_path / "robustness" / f"attack-{name}.jsonl", [told])
+    (found,) = read_run_rows(tmp_path)
+    assert set(found["checks"].values()) == {False}
+
+
+def test_models_moved_by_the_inference_loop_can_still_be_attacked(finished: Run) -> None:
+    """A move inside inference mode would make parameters that no gradient may pass."""
+    expert = load_models(finished, ["expert-day"])["expert-day"]
+    plain = expert.to
+
+    def to(device: str) -> Model:  # stands for a move to another device
+        plain(torch.float64)
+        return plain(torch.float32)
+
+    expert.to = to  # type: ignore[method-assign, assignment]
+    data = finished.dataset(scored_frames(finished)[:2])
+    counted = FrameCounts([frame.key for frame in data.frames], 3)
+    run_models({"expert-day": expert}, data, {"expert-day": [counted]})
+    image, label, key = data[0]
+    where = (image[None], label[None], generators_of(0, [key]))
+    found = perturb(expert, *where, epsilon=0.1, attack=Attack.parse("pgd-1"))
+    assert not torch.equal(found.images[0], image)
+
+
 def test_transfer_scores_every_model_on_each_ones_images(finished: Run) -> None:
     rows = rows_of(finished, "attack-strong")
     pairs = {(row["source"], row["model"]) for row in pick(rows, kind="attack")}
@@ -192,12 +254,10 @@ def test_tables_hold_every_attack_once_though_two_sweeps_share_frames(finished: 
     for name in ("pgd-2", "sea-3", "universal-2", "pgd-2:weights", "fog"):
         assert name in text
     rows = read_run_rows(finished.folder)
-    path = finished.folder / "robustness" / "attack-again.jsonl"
-    shutil.copy(finished.folder / "robustness" / "attack-all.jsonl", path)
-    try:
-        assert read_run_rows(finished.folder) == rows
-    finally:
-        path.unlink()
+    attacks = [row for row in rows if row["kind"] == "attack"]
+    assert len({(r["model"], r["source"], r["condition"], r["subset"]) for r in attacks}) == len(
+        attacks
+    )
 
 
 def test_changed_frames_are_there_to_look_at(finished: Run) -> None:
@@ -218,7 +278,7 @@ def test_a_second_run_does_nothing_and_other_settings_do_it_again(
     run = Run(parse_study(changed | {"robustness": other}, "test"))
     states = {name: state for name, state, _ in plan(run)}
     assert states["attack-all"] == "stale"
-    assert states["attack-strong"] == states["corrupt"] == "done"
+    assert states["attack-strong"] == states["corruptions"] == "done"
 
 
 def test_a_killed_sweep_goes_on_after_the_last_finished_attack(
@@ -251,7 +311,7 @@ def test_a_killed_sweep_goes_on_after_the_last_finished_attack(
 
     monkeypatch.setattr("moeseg.robustness.sweep.perturb", counted)
     run_study(run)
-    assert attacked.total() == 10 - 5
+    assert attacked.total() == 16 - 5
     assert rows_of(run, "attack-strong") == rows_of(finished, "attack-strong")
 
 

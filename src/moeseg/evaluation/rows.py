@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import yaml
+
 from moeseg.errors import DataError, unknown_name
 from moeseg.files import write_text
 from moeseg.types import Row
@@ -192,20 +194,49 @@ def read_rows(path: Path) -> list[Row]:
 def read_run_rows(folder: Path) -> list[Row]:
     """Read all rows in a run's folder: `results.jsonl`, then `robustness/*.jsonl` by file name.
 
-    Either may be missing. An attack that two sweeps make on the same frames counts once.
+    Either may be missing. In the folder of a study, a file counts only if its stage is one of the
+    study's and finished. An attack that two sweeps make on the same frames counts once: a check
+    that failed in either has failed.
 
     Raises:
         DataError: a file can't be read, or a line is no JSON object.
     """
     own = folder / "results.jsonl"
     rows = read_rows(own) if own.is_file() else []
-    known: set[str] = set()
+    known: dict[str, Row] = {}
     for path in sorted((folder / "robustness").glob("*.jsonl")):
-        found = read_rows(path)
-        told = [json.dumps([row.get(key) for key in _SAME_TRIAL]) for row in found]
-        rows += [row for row, mark in zip(found, told, strict=True) if mark not in known]
-        known |= set(told)
+        for row in read_rows(path) if _is_current(folder, path.stem) else ():
+            mark = json.dumps([row.get(key) for key in _SAME_TRIAL])
+            twin = known.setdefault(mark, row)
+            if twin is row:
+                rows.append(row)
+            elif row["kind"] == "attack":
+                twin["checks"] = _joined_checks(twin["checks"], row["checks"])
     return rows
+
+
+def _is_current(folder: Path, stage: str) -> bool:
+    """Return whether a run's study has a stage and has finished it; True outside of a study."""
+    study, record = folder / "study.yaml", folder / "stages" / f"{stage}.json"
+    if not (folder / "stages").is_dir() or not study.exists():
+        return True
+    wanted = (yaml.safe_load(study.read_text(encoding="utf-8")) or {}).get("robustness") or {}
+    names = {f"attack-{name}" for name in wanted.get("sweeps") or {}}
+    if wanted.get("corruptions"):
+        names.add("corruptions")
+    finished = record.exists() and json.loads(record.read_text(encoding="utf-8"))["finished"]
+    return stage in names and bool(finished)
+
+
+def _joined_checks(
+    one: dict[str, bool | None], other: dict[str, bool | None]
+) -> dict[str, bool | None]:
+    """Join the verdicts of two sweeps: a failure outweighs a pass, which outweighs silence."""
+    joined: dict[str, bool | None] = {}
+    for name in one:
+        said = [value for value in (one[name], other.get(name)) if value is not None]
+        joined[name] = all(said) if said else None
+    return joined
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

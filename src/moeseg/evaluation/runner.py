@@ -65,7 +65,8 @@ def run_models(
     with evaluating([model for model in models.values() if isinstance(model, nn.Module)]):
         for model in models.values():
             if isinstance(model, nn.Module):
-                model.to(device)
+                with torch.inference_mode(False):  # else its parameters take no gradient ever after
+                    model.to(device)
         done = 0
         for images, label, keys in track(loader, title, len(loader)):
             size = (int(images.shape[-2]), int(images.shape[-1]))

@@ -8,8 +8,9 @@ the latter.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,18 +57,20 @@ class Outcome:
         unit: the attack.
         targets: (N, C, C) counts by model name.
         notes: what `craft.Crafter` noted, (N, ...) each.
+        settings: of the attack as it was run.
     """
 
     unit: Unit
     targets: Mapping[str, Tensor]
     notes: Mapping[str, Tensor]
+    settings: Mapping[str, Any]
 
 
 def read_outcome(folder: Path, unit: Unit) -> Outcome:
     """Read all parts of a unit and choose the worst for its source, frame by frame."""
     parts = [read_counts(path_of(folder, part)) for part in parts_of(unit)]
     if len(parts) == 1:
-        return Outcome(unit, parts[0].targets, parts[0].notes)
+        return Outcome(unit, parts[0].targets, parts[0].notes, parts[0].settings)
     choice = worst_case(torch.stack([part.targets[unit.source] for part in parts]))
 
     def chosen(values: Sequence[Tensor]) -> Tensor:
@@ -77,6 +80,7 @@ def read_outcome(folder: Path, unit: Unit) -> Outcome:
         unit,
         {name: chosen([part.targets[name] for part in parts]) for name in parts[0].targets},
         {name: chosen([part.notes[name] for part in parts]) for name in parts[0].notes},
+        {**parts[0].settings, "kind": unit.attack.kind},
     )
 
 
@@ -156,8 +160,8 @@ def _attack_row(
         "ci_units": len(attacked),
         "losses": _means(notes["losses"][inside]) if own else None,
         **(_part_values(notes, inside, stand.experts[one.target], stand) if own else _NO_PARTS),
-        "checks": check_all(one, checked, subset),
-        "attack_settings": {k: v for k, v in asdict(unit.attack).items() if v is not None},
+        "checks": check_all(one, checked, subset, inside),
+        "attack_settings": dict(outcome.settings),
     }
     validate_row(row)
     return row

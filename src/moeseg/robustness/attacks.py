@@ -15,9 +15,9 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from moeseg.errors import UsageError, unknown_name
+from moeseg.errors import MoesegError, UsageError, unknown_name
 from moeseg.evaluation.runner import evaluating
-from moeseg.models import Model
+from moeseg.models import Model, image_size
 from moeseg.progress import say
 from moeseg.robustness.ball import photo_mask, project, uniform_start
 from moeseg.robustness.directions import AdamOfSigns, Apgd, Direction, Project, SignStep
@@ -104,6 +104,18 @@ class Attack:
                 f"attack {self.kind}: expected 1 step and 1 restart or more, got {self.steps} and "
                 f"{self.restarts}; `clean` rows tell how a model fares without an attack"
             )
+        stepped = self.kind in ("pgd", "segpgd", "cospgd")
+        if not stepped and (self.momentum or self.step_size is not None):
+            raise UsageError(
+                f"attack {self.kind}: expected a momentum and a step size for pgd, segpgd or "
+                "cospgd alone, whose steps have a fixed length; leave them out"
+            )
+        single = self.kind.startswith("fgsm")
+        if (single and self.steps > 1) or (self.restarts > 1 and not self._starts_at_random):
+            raise UsageError(
+                f"attack {self.kind}: expected {'1 step and ' if single else ''}1 restart, got "
+                f"{self.steps} and {self.restarts}; it draws nothing, so take pgd for more"
+            )
         if not 0 <= self.momentum <= 1 or (self.step_size is not None and self.step_size <= 0):
             raise UsageError(
                 f"attack {self.kind}: expected a momentum in 0..1 and a step size above 0, got "
@@ -127,6 +139,10 @@ class Attack:
         steps = int(found["steps"]) if found["steps"] else _STEPS.get(kind, 10)
         restarts = int(found["restarts"] or 1)
         return cls(kind=kind, steps=steps, restarts=restarts, through=found["part"] or ALL)
+
+    @property
+    def _starts_at_random(self) -> bool:
+        return not self.kind.startswith(("fgsm", "universal"))
 
     @property
     def published(self) -> bool:
@@ -250,9 +266,14 @@ def _in_memory(forward: Forward, batch: _Batch, attack: Attack) -> Perturbed:
     count = len(batch.images)
     try:
         return _worst(forward, batch, attack)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
         if count == 1:
-            raise
+            height, width = image_size(batch.images)
+            raise MoesegError(
+                f"attack: out of memory with a single image of {height}x{width}; score at a "
+                "smaller size with --set eval.size=[H,W], or on the CPU with "
+                "--set training.accelerator=cpu"
+            ) from error
     half = count // 2
     say(f"attack: out of memory with {count} images at once; going on with {half}")
     for generator, state in zip(batch.generators, states, strict=True):
@@ -336,7 +357,9 @@ def _ascend(forward: Forward, batch: _Batch, start: Tensor, attack: Attack) -> P
         kept = torch.where(better[:, None, None, None], point, kept)
         losses.append(cross_entropy(pixels, 0.0).detach())
         if not final:
-            point = direction.advance(point, gradient_of(value, at), value.detach())
+            # SEA follows its losses' gradients and watches its progress by cross-entropy
+            watched = losses[-1] if attack.kind in SEA_PARTS else value.detach()
+            point = direction.advance(point, gradient_of(value, at), watched)
     return Perturbed(kept, most, torch.stack(losses))  # T x (B,) -> (T, B)
 
 

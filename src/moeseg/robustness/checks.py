@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moeseg.evaluation.collectors import SegmentationCollector
@@ -63,8 +65,17 @@ class Checked:
         return self.attack.kind.startswith("universal")
 
 
-def check_all(one: Checked, others: Sequence[Checked], subset: str) -> Checks:
-    """Return every check of one attack among all others of its sweep, on a subset or join."""
+def check_all(
+    one: Checked, others: Sequence[Checked], subset: str, inside: NDArray[np.bool_]
+) -> Checks:
+    """Return every check of one attack among all others of its sweep.
+
+    Args:
+        one: the attack.
+        others: of the sweep; it may be among them.
+        subset: name or join.
+        inside: (N,) which frames belong to it.
+    """
     same = [o for o in others if o.target == one.target and o is not one]
     own = [o for o in same if o.source == one.source and _alike(o.attack, one.attack)]
     weaker_budget = [
@@ -81,12 +92,14 @@ def check_all(one: Checked, others: Sequence[Checked], subset: str) -> Checks:
         "radius": _at_least_as_strong(one, smaller, subset),
         "collapse": _collapsed(one, subset),
         "white-box": _at_least_as_strong(one, blind, subset) if one.white_box else None,
-        "progress": _rises(one.losses),
+        "progress": None if one.losses is None else _rises(one.losses[inside]),
     }
 
 
 def _alike(a: Attack, b: Attack) -> bool:
-    return (a.kind, a.through, a.momentum) == (b.kind, b.through, b.momentum)
+    """Return whether two attacks differ in steps and restarts alone."""
+    same = ("kind", "through", "momentum", "step_size")
+    return all(getattr(a, name) == getattr(b, name) for name in same)
 
 
 def _budget(one: Checked) -> tuple[int, int]:
@@ -117,12 +130,13 @@ def _collapsed(one: Checked, subset: str) -> bool | None:
     return None if miou is None else miou < BROKEN
 
 
-def _rises(losses: Tensor | None) -> bool | None:
-    """Return whether the best loss so far ends above its start, on the mean of the frames."""
-    if losses is None or losses.shape[1] < 2:
+def _rises(losses: Tensor) -> bool | None:
+    """Return whether the best loss (N, T) so far rises: of the mean, and of most frames."""
+    if losses.shape[1] < 2 or not len(losses):
         return None
-    best = losses.double().cummax(1).values.mean(0)  # (N, T) -> (T,)
-    return bool(best[-1] > best[0])
+    mean = losses.double().mean(0)  # (N, T) -> (T,)
+    frames = losses.amax(1) > losses[:, 0]  # (N,)
+    return bool(mean.max() > mean[0]) and bool(frames.float().mean() > 0.5)
 
 
 def describe(checks: Mapping[str, bool | None]) -> str:

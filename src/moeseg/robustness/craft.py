@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from moeseg.evaluation.collectors import several_ranks, sum_over_ranks
@@ -87,8 +88,14 @@ class Crafter:
 
     def sync(self) -> None:
         """Sum over ranks, of which each has frames of its own; alone, nothing happens."""
-        if several_ranks():
-            self.notes = {name: sum_over_ranks(v) for name, v in sorted(self.notes.items())}
+        if not several_ranks():
+            return
+        mine = {name: (tuple(v.shape), v.dtype) for name, v in self.notes.items()}
+        every: list[dict[str, tuple[tuple[int, ...], torch.dtype]]] = [{}] * dist.get_world_size()
+        dist.all_gather_object(every, mine)
+        for name, (shape, dtype) in sorted(next((one for one in every if one), {}).items()):
+            own = self.notes.get(name, torch.zeros(shape, dtype=dtype))  # a rank without frames
+            self.notes[name] = sum_over_ranks(own)
 
     def _note(self, name: str, values: Tensor, places: Sequence[int]) -> None:
         values = values.cpu()

@@ -42,6 +42,7 @@ class Pixels:
     @classmethod
     def of(cls, logits: Tensor, label: Tensor) -> Pixels:
         """Read logits (B, C, H, W) at labels (B, H, W) uint8, 255 ignored."""
+        logits = logits.float()  # 16 bits do not tell a small loss from none
         valid = label != IGNORE
         ids = label.long().masked_fill(~valid, 0)
         true = logits.gather(1, ids[:, None])[:, 0]  # (B, 1, H, W) -> (B, H, W)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from moeseg.errors import UsageError, unknown_name
-from moeseg.models import Mixture, Model, image_size
+from moeseg.models import ConstantGate, Mixture, Model, image_size
 from moeseg.types import ExpertOutput, Prediction
 
 Forward = Callable[[Tensor], Prediction]
@@ -53,7 +53,12 @@ def parts_of(model: Model) -> Sequence[str]:
     """Return every part of a model that an attack may go through."""
     count = len(model.experts)
     single = [f"{EXPERT}{number}" for number in range(1, count + 1)] if count > 1 else []
-    return [ALL, *single, *([WEIGHTS, LOGITS] if isinstance(model, Mixture) else [])]
+    return [ALL, *single, *([WEIGHTS, LOGITS] if _looks(model) else [])]
+
+
+def _looks(model: Model) -> bool:
+    """Return whether a model has a gate whose weights hang on the image."""
+    return isinstance(model, Mixture) and not isinstance(model.gate, ConstantGate)
 
 
 def _hold_logits(output: ExpertOutput) -> ExpertOutput:

@@ -41,10 +41,10 @@ def units_of(
     """
     models = chosen_models(sweep.models, list(parts))
     units = []
-    for name in sweep.attacks:
+    radii = {checked_epsilon(radius): radius for radius in reversed(sweep.epsilons)}
+    for name in dict.fromkeys(sweep.attacks):
         attack = attack_named(name, own)
-        for radius in sweep.epsilons:
-            epsilon = checked_epsilon(radius)
+        for epsilon, radius in reversed(radii.items()):
             found = [
                 Unit(model, name, attack, radius, epsilon)
                 for model in models
@@ -79,7 +79,7 @@ def planned_parts(study: Study) -> dict[str, tuple[str, ...]]:
     for name in study.model_names():
         if name in study.networks() or name == "merged":
             parts[name] = (ALL,)
-        elif name in study.gated() or name.startswith("mean-gate-"):
+        elif name in study.mixtures or name == "shared-trunk":
             parts[name] = (ALL, *experts, WEIGHTS, LOGITS)
         elif name == "two-seed":
             parts[name] = (ALL, f"{EXPERT}1", f"{EXPERT}2")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from moeseg import __version__
 from moeseg.config import CorruptionsConfig, SweepConfig
 from moeseg.evaluation.rows import write_rows
 from moeseg.evaluation.runner import Change
@@ -18,7 +19,7 @@ from moeseg.robustness.corrupted import conditions_of, corrupted_rows
 from moeseg.robustness.paths import parts_of
 from moeseg.robustness.plan import spaced, units_of
 from moeseg.robustness.ranks import joined_ranks
-from moeseg.robustness.sweep import Arena, run_sweep
+from moeseg.robustness.sweep import Arena, origin, run_sweep
 from moeseg.run import Run, rank
 from moeseg.types import Frame, Row, Size
 
@@ -66,6 +67,7 @@ def attack_saved(
         folder=counts,
         classes=len(run.catalogue.taxonomy),
         transfer=sweep.transfer,
+        origin=origin(run, dict(zip(saved.models, folders, strict=True))),
         seed=run.study.seed,
         batch_size=run.study.eval.batch_size,
         workers=run.study.data.workers,
@@ -130,7 +132,8 @@ def _size(saved: Saved) -> Size:
 
 
 def _mark(run: Run, saved: Saved, *frames: Sequence[object]) -> str:
-    """Return a short name for what counts hang on: models, frames, size, seed."""
+    """Return a short name for what counts hang on, besides the attack: models, frames, code."""
     keys = [[getattr(frame, "key", "") for frame in part] for part in frames]
-    held = [saved.base["fingerprint"], keys, list(saved.models), run.study.seed]
+    data = run.study.data.model_dump(mode="json", exclude={"workers"})
+    held = [__version__, saved.base["fingerprint"], keys, list(saved.models), data, run.study.seed]
     return fingerprint(held)[:12]

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
 from moeseg.data import SegmentationDataset
 from moeseg.data.dataset import Item
-from moeseg.errors import UsageError
+from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.runner import Change, Extents
 from moeseg.evaluation.stages import load_models, scored_frames
+from moeseg.files import remove
 from moeseg.insight.layers import choose_frames, write_layers
 from moeseg.models import Model
 from moeseg.robustness.attacks import perturb
 from moeseg.robustness.ball import generators_of
 from moeseg.robustness.corrupted import corruption
 from moeseg.robustness.corruptions import parse_condition
-from moeseg.robustness.plan import attack_named, checked_epsilon
+from moeseg.robustness.plan import attack_named, checked_epsilon, planned_parts
+from moeseg.robustness.sweep import clips
 from moeseg.run import Run
 
 
@@ -44,7 +47,7 @@ class HeldFrames(SegmentationDataset):
             extents = None if extent is None else (extent,)
             # (3, H, W) -> (1, 3, H, W) and back
             changed = change(image[None], label[None], [key], extents)[0]
-            self._items.append((changed.clamp(0, 1), label, key))
+            self._items.append((changed, label, key))
 
     def __getitem__(self, index: int | tuple[int, int]) -> Item:
         """Return changed image (3, H, W), label (H, W) and key."""
@@ -73,10 +76,21 @@ def check_shown(run: Run) -> None:
                     f"pgd-10@4/255, or a corruption such as fog-3, got {condition!r}"
                 )
             checked_epsilon(radius)
+            parts = planned_parts(run.study)
+            source = [*parts, *run.study.mixtures][-1]
+            if attack.through not in parts[source]:
+                raise UsageError(
+                    f"robustness.show: {condition}: "
+                    + unknown_name(f"part of {source}", attack.through, parts[source])
+                )
 
 
 def write_shown(run: Run) -> None:
-    """Write the layers of every condition under `robustness.show`."""
+    """Write the layers of every condition under `robustness.show`; those of others go."""
+    wanted = [layers_folder(run, condition) for condition in run.study.robustness.show]
+    for folder in (run.folder / "insight" / "layers").glob("*"):
+        if folder not in wanted and folder.name != "clean":
+            remove(folder)
     models = load_models(run)
     settings = run.study.robustness
     frames = choose_frames(scored_frames(run), settings.show_frames, {})
@@ -102,8 +116,9 @@ def _change(run: Run, condition: str, models: dict[str, Model]) -> tuple[Change,
     if found is not None:
         return corruption(*found, seed), condition
     name, _, radius = condition.partition("@")
-    attack = attack_named(name, run.study.robustness)
     source = [*models, *run.study.mixtures][-1]
+    attack = attack_named(name, run.study.robustness)
+    attack = replace(attack, clip=clips(models[source], attack))
 
     def change(images: Tensor, label: Tensor, keys: Sequence[str], extents: Extents) -> Tensor:
         generators = generators_of(seed, keys)

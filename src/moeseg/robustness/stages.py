@@ -25,7 +25,7 @@ from moeseg.robustness.corrupted import conditions_of, corrupted_rows
 from moeseg.robustness.plan import chosen_models, planned_parts, spaced, units_of
 from moeseg.robustness.ranks import joined_ranks
 from moeseg.robustness.shown import check_shown, layers_folder, write_shown
-from moeseg.robustness.sweep import Arena, Unit, run_sweep
+from moeseg.robustness.sweep import Arena, Unit, origin, run_sweep
 from moeseg.run import Cost, Run, Stage, rank
 from moeseg.training.cost import ATTACK_FACTOR
 from moeseg.training.network_stages import expert_models, forward_seconds, model_info
@@ -52,7 +52,7 @@ def robustness_stages(run: Run) -> list[Stage]:
     if settings.corruptions is not None:
         stages.append(
             Stage(
-                name="corrupt",
+                name="corruptions",
                 make=_make_corrupted,
                 inputs=_corrupted_inputs,
                 outputs=functools.partial(_rows_of, name="corruptions"),
@@ -152,6 +152,7 @@ def _make_sweep(run: Run, name: str) -> None:
         folder=folder,
         classes=len(run.catalogue.taxonomy),
         transfer=_sweep(run, name).transfer,
+        origin=origin(run, {one: run.model(one) for one in models}),
         seed=run.study.seed,
         batch_size=run.study.eval.batch_size,
         workers=run.study.data.workers,
@@ -180,13 +181,15 @@ def _present(subsets: Sequence[str], frames: Sequence[Frame]) -> tuple[str, ...]
 
 
 def _sweep_cost(run: Run, name: str) -> Cost:
-    frames = len(_frames(run, name))
+    units, frames = _units(run, name), len(_frames(run, name))
+    training = len(_training_frames(run, units))
     passes = 0.0
-    for unit in _units(run, name):
+    for unit in units:
         networks = 1 if unit.source in run.study.networks() else len(run.study.experts)
+        climbed = training if unit.attack.kind.startswith("universal") else frames
         runs = len(unit.attack.parts()) * unit.attack.restarts
-        passes += networks * (ATTACK_FACTOR * unit.attack.steps * runs + 4)
-    single = forward_seconds(run, expert_models(run)[:1], frames, run.eval_size)
+        passes += networks * (ATTACK_FACTOR * unit.attack.steps * runs * climbed + 4 * frames)
+    single = forward_seconds(run, expert_models(run)[:1], 1, run.eval_size)
     return Cost(passes * single, 1e6)
 
 
@@ -220,7 +223,7 @@ def _make_corrupted(run: Run) -> None:
     assert wanted is not None
     models = load_models(run, _corrupted_models(run))
     infos = {one: model_info(run, one) for one in models}
-    base = row_base(run, run.eval_size, run.record("corrupt")["fingerprint"])
+    base = row_base(run, run.eval_size, run.record("corruptions")["fingerprint"])
     frames, subsets = scored_frames(run), scored_subsets(run)
 
     def score(change: Change, condition: str) -> list[Row]:
@@ -228,7 +231,7 @@ def _make_corrupted(run: Run) -> None:
         return evaluate(models, run, frames, subsets, named, infos, change=change)
 
     (folder,) = _scratch_of(run, "corruptions")
-    with joined_ranks("corrupt"):
+    with joined_ranks("corruptions"):
         rows = corrupted_rows(conditions_of(wanted), score, folder, run.study.seed)
     if rank() == 0:
         (path,) = _rows_of(run, "corruptions")

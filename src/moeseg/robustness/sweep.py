@@ -7,27 +7,35 @@ files by `attack_rows`.
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from moeseg import __version__
 from moeseg.data import SegmentationDataset
 from moeseg.errors import DataError
 from moeseg.evaluation.runner import Extents, run_models
 from moeseg.files import replacing
-from moeseg.models import Model
+from moeseg.models import Model, referenced_experts, weights_digest
 from moeseg.progress import say
 from moeseg.robustness.attacks import Attack, Perturbed, perturb
 from moeseg.robustness.ball import generators_of, photo_mask
 from moeseg.robustness.craft import Craft, Crafter, FrameCounts
 from moeseg.robustness.ranks import agreed, wait
 from moeseg.robustness.universal import apply_as_attack, load_universal, train_universal
-from moeseg.run import rank
+from moeseg.run import Run, rank
+
+UNIVERSAL_BATCH = 8
+"""Frames of one step of a universal change, of which it takes one a batch: never another number."""
+
+_SETTINGS = "settings"
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,9 @@ class Arena:
         folder: of the files.
         classes: C, their number.
         transfer: score every model on the images made for each; else only the source.
+        origin: JSON-ready values that universal changes keep: data set, weights.
         seed: of random starts.
-        batch_size: frames of one step.
+        batch_size: frames of one step of an attack on single images.
         workers: loader processes.
         device: where models run.
     """
@@ -77,6 +86,7 @@ class Arena:
     folder: Path
     classes: int
     transfer: bool = False
+    origin: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     batch_size: int = 8
     workers: int = 0
@@ -95,17 +105,18 @@ class Counts:
     Attributes:
         targets: (N, C, C) confusion matrices on the attacked images, by model name.
         notes: what `Crafter` noted, each with N first.
+        settings: of the attack as it was run.
     """
 
     targets: Mapping[str, Tensor]
     notes: Mapping[str, Tensor]
+    settings: Mapping[str, Any]
 
 
 def run_sweep(units: Sequence[Unit], arena: Arena) -> None:
     """Carry out what is not there yet; what is finished stays if a later attack fails."""
     parts = [part for unit in units for part in parts_of(unit)]
-    left = [part for part in dict.fromkeys(parts) if not path_of(arena.folder, part).exists()]
-    left = agreed(left)
+    left = agreed([part for part in dict.fromkeys(parts) if not _is_there(part, arena)])
     for number, unit in enumerate(left, 1):
         say(f"attack {number}/{len(left)}: {unit.condition} on {unit.source}")
         counts = _carry_out(unit, arena)
@@ -119,7 +130,8 @@ def parts_of(unit: Unit) -> Iterator[Unit]:
         yield unit
         return
     for part in unit.attack.parts():
-        name = unit.name.replace("sea", part.kind, 1)
+        short = unit.name.startswith("sea")
+        name = unit.name.replace("sea", part.kind, 1) if short else f"{unit.name}-{part.kind}"
         yield replace(unit, name=name, attack=part)
 
 
@@ -137,8 +149,9 @@ def read_counts(path: Path) -> Counts:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            held = {name: torch.from_numpy(file[name]) for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+            settings = dict(json.loads(str(file[_SETTINGS])))
+            held = {n: torch.from_numpy(file[n]) for n in file.files if n != _SETTINGS}
+    except (OSError, ValueError, EOFError, KeyError) as error:
         raise DataError(
             f"{path}: expected counts of an attack, got {type(error).__name__}: {error}; remove "
             "the file and run the same command again"
@@ -148,13 +161,37 @@ def read_counts(path: Path) -> Counts:
     for name, values in held.items():
         kind, _, own = name.partition(":")
         (targets if kind == "target" else notes)[own] = values
-    return Counts(targets, notes)
+    return Counts(targets, notes, settings)
+
+
+def _is_there(unit: Unit, arena: Arena) -> bool:
+    """Return whether an attack was carried out before, with these settings and targets."""
+    path = path_of(arena.folder, unit)
+    if not path.exists():
+        return False
+    with np.load(path, allow_pickle=False) as file:
+        same = str(file[_SETTINGS]) == _told(_resolved(unit, arena))
+        return same and all(f"target:{name}" in file.files for name in _scored(unit, arena))
+
+
+def _scored(unit: Unit, arena: Arena) -> Mapping[str, Model]:
+    return arena.models if arena.transfer else {unit.source: arena.models[unit.source]}
+
+
+def _resolved(unit: Unit, arena: Arena) -> Attack:
+    """Return the attack as it is run on its source."""
+    return replace(unit.attack, clip=clips(arena.models[unit.source], unit.attack))
+
+
+def _told(attack: Attack) -> str:
+    return json.dumps({k: v for k, v in asdict(attack).items() if v is not None}, sort_keys=True)
 
 
 def _write(path: Path, counts: Counts) -> None:
     content = io.BytesIO()
     held = {f"target:{name}": values.numpy() for name, values in counts.targets.items()}
     held |= {f"note:{name}": values.numpy() for name, values in counts.notes.items()}
+    held[_SETTINGS] = np.array(json.dumps(counts.settings, sort_keys=True))
     np.savez_compressed(content, **held)  # type: ignore[arg-type]  # names are not keywords
     with replacing(path) as unfinished:
         unfinished.write_bytes(content.getvalue())
@@ -164,7 +201,7 @@ def _carry_out(unit: Unit, arena: Arena) -> Counts:
     source = arena.models[unit.source]
     source.to(arena.device)
     crafter = Crafter(source, _craft(unit, arena), arena.keys)
-    scored = arena.models if arena.transfer else {unit.source: source}
+    scored = _scored(unit, arena)
     counted = {name: FrameCounts(arena.keys, arena.classes) for name in scored}
     run_models(
         scored,
@@ -183,12 +220,13 @@ def _carry_out(unit: Unit, arena: Arena) -> Counts:
             "whose labels are all ignored; choose other frames, or look at them with "
             "`moeseg data check`"
         )
-    return Counts({name: one.confusion for name, one in counted.items()}, crafter.notes)
+    confusions = {name: one.confusion for name, one in counted.items()}
+    return Counts(confusions, crafter.notes, json.loads(_told(_resolved(unit, arena))))
 
 
 def _craft(unit: Unit, arena: Arena) -> Craft:
     source = arena.models[unit.source]
-    attack = replace(unit.attack, clip=clips(source, unit.attack))
+    attack = _resolved(unit, arena)
     if attack.kind.startswith("universal"):
         return _craft_universal(unit, arena, attack)
 
@@ -229,18 +267,28 @@ def _train(unit: Unit, arena: Arena, attack: Attack, out: Path) -> None:
         attack=attack,
         out=out,
         provenance={
+            **arena.origin,
             "model": unit.source,
-            "attack": {k: v for k, v in asdict(attack).items() if v is not None},
+            "attack": json.loads(_told(attack)),
             "frames": len(arena.training),
             "subsets": sorted({frame.subset for frame in arena.training.frames}),
             "size": list(arena.training.size or ()),
             "seed": arena.seed,
         },
-        batch_size=arena.batch_size,
+        batch_size=UNIVERSAL_BATCH,
         seed=arena.seed,
         workers=arena.workers,
         device=arena.device,
     )
+
+
+def origin(run: Run, folders: Mapping[str, Path]) -> dict[str, Any]:
+    """Return where universal changes come from: code, data set, and the weights of each model."""
+    weights = {
+        name: [weights_digest(one)[:16] for one in (folder, *referenced_experts(folder))]
+        for name, folder in folders.items()
+    }
+    return {"version": __version__, "dataset": run.catalogue.dataset, "weights": weights}
 
 
 def clips(source: Model, attack: Attack) -> bool:

@@ -179,5 +179,5 @@ def load_universal(path: Path) -> tuple[Tensor, dict[str, Any]]:
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DataError(
             f"{path}: expected a universal change as moeseg writes it, got {type(error).__name__}: "
-            f"{error}; train it again with `moeseg attack --attack universal@EPSILON`"
+            f"{error}; train it again with `moeseg attack --attack universal --epsilon EPSILON`"
         ) from error
