@@ -17,6 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("evaluation",),
     ("insight",),
+    ("robustness", "uncertainty"),
     ("report",),
     ("study",),
     ("ablation",),

@@ -30,7 +30,11 @@ Confusions = NDArray[np.int64]
 
 
 class Collector(Protocol):
-    """What the inference loop knows of a measure: fixed-size state that sums over ranks."""
+    """What the inference loop knows of a measure: fixed-size state that sums over ranks.
+
+    One that is true to an attribute `needs_expert_logits` is handed predictions with
+    `expert_logits`.
+    """
 
     needs_experts: bool
     """Whether predictions must carry `expert_ids`."""
