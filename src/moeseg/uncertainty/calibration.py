@@ -37,8 +37,8 @@ def count_confidences(confidence: Tensor, right: Tensor, bins: int) -> tuple[Ten
     Returns:
         (2, N) int64, pixels and right pixels; (N) float64, sums of confidence; both on the CPU.
     """
-    cell = (confidence * bins).to(torch.int64).clamp_(0, bins - 1)
-    found = torch.bincount(cell.add(bins * right), minlength=2 * bins).view(2, bins)
+    cell = _cell(confidence, bins)
+    found = torch.bincount(cell + bins * right, minlength=2 * bins).view(2, bins)
     sums = torch.bincount(cell, weights=confidence.double(), minlength=bins)
     return torch.stack([found.sum(0), found[1]]).cpu(), sums.cpu()
 
@@ -62,26 +62,22 @@ def count_classes(
         (C, 2, N) int64, pixels and pixels of that class; (C, N) float64, sums of probability; both
         on the CPU.
     """
-    classes = len(exponentials)
-    label, kept = label.flatten(), valid.flatten()
+    classes, cells = len(exponentials), len(exponentials) * bins
+    kept = valid.flatten()
     inverse = (kept / total.flatten()).float()  # (h W), 0 at pixels that do not count
-    flat = exponentials.flatten(1)  # (C, h, W) -> (C, h W)
-    places = (flat * inverse >= 1 / bins).flatten().nonzero()[:, 0]
-    owner, pixel = places // flat.shape[1], places % flat.shape[1]
-    p = (flat.flatten()[places] * inverse[pixel]).clamp_(max=1)
-    cell = owner * bins + (p * bins).to(torch.int64).clamp_(0, bins - 1)
-    sums = torch.bincount(cell, weights=p.double(), minlength=classes * bins).view(classes, bins)
-    hit = label[pixel] == owner
-    both = [
-        torch.bincount(one, minlength=classes * bins).view(classes, bins)
-        for one in (cell, cell[hit])
-    ]
-    counts = torch.stack(both, 1)  # two of (C, N) -> (C, 2, N)
-    whole = torch.bincount(label[kept], minlength=classes)
-    counts[:, 0, 0] = kept.sum() - counts[:, 0, 1:].sum(1)
-    counts[:, 1, 0] = whole - counts[:, 1, 1:].sum(1)
-    sums[:, 0] = ((flat @ inverse).double() - sums[:, 1:].sum(1)).clamp_(min=0)
-    return counts.cpu(), sums.cpu()
+    p = exponentials.flatten(1) * inverse  # (C, h, W) -> (C, h W)
+    places = (p.view(-1) >= 1 / bins).nonzero()[:, 0]
+    owner = torch.div(places, p.shape[1], rounding_mode="floor")
+    high = p.view(-1)[places]
+    cell = _cell(high, bins).add_(owner, alpha=bins)
+    found = torch.bincount(cell, minlength=cells).view(classes, bins)
+    sums = torch.bincount(cell, weights=high.double(), minlength=cells).view(classes, bins)
+    true = label.flatten()
+    own = _cell(p.gather(0, true[None])[0], bins).add_(true, alpha=bins)[kept]
+    hits = torch.bincount(own, minlength=cells).view(classes, bins)
+    found[:, 0] = kept.sum() - found[:, 1:].sum(1)
+    sums[:, 0] = (p.sum(1, dtype=torch.float64) - sums[:, 1:].sum(1)).clamp_(min=0)
+    return torch.stack([found, hits], 1).cpu(), sums.cpu()  # two of (C, N) -> (C, 2, N)
 
 
 def joined(counts: ArrayLike, sums: ArrayLike) -> Floats:
@@ -245,6 +241,11 @@ def correctness_scores(confidence: Tensor, right: Tensor) -> tuple[Tensor, Tenso
     p, y = confidence.double(), right.double()
     of_outcome = torch.where(right, p, 1 - p).clamp(min=CLIP, max=1 - CLIP)
     return (p - y).square(), -of_outcome.log()
+
+
+def _cell(confidence: Tensor, bins: int) -> Tensor:
+    """Return the bin (int64) of each confidence; the last one holds 1 itself."""
+    return (confidence * bins).to(torch.int64).clamp_(0, bins - 1)
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
