@@ -14,7 +14,15 @@ from torch.utils.data import DataLoader, Subset
 from moeseg.data import SegmentationDataset
 from moeseg.evaluation.collectors import Collector
 from moeseg.metrics import class_ids
-from moeseg.models import Ensemble, Expert, Mixture, Segmenter, resize
+from moeseg.models import (
+    Ensemble,
+    Expert,
+    Mixture,
+    MonteCarloDropout,
+    Segmenter,
+    key_seeds,
+    resize,
+)
 from moeseg.progress import track
 from moeseg.types import ExpertOutput
 
@@ -51,6 +59,8 @@ def run_models(
     extents = [frames.extent(place) for place in places]
     loader = DataLoader(mine, batch_size=batch_size, num_workers=workers)
     experts = unique_experts(models)
+    sampled = [model for model in models.values() if isinstance(model, MonteCarloDropout)]
+    again = {id(expert) for model in sampled for expert in model.experts}  # decoded several times
     with evaluating([model for model in models.values() if isinstance(model, nn.Module)]):
         for model in models.values():
             if isinstance(model, nn.Module):
@@ -64,7 +74,13 @@ def run_models(
             if any(extent is not None for extent in of_batch):
                 padded = tuple(extent or size for extent in of_batch)
             images, label = images.to(device), label.to(device)
-            outputs: dict[int, ExpertOutput] = {id(e): e.output(images) for e in experts}
+            seeds = key_seeds(keys)
+            outputs: dict[int, ExpertOutput] = {
+                id(e): replace(e.kept_output(images), seeds=seeds)
+                if id(e) in again
+                else e.output(images)
+                for e in experts
+            }
             classes: dict[int, Tensor] = {}  # of experts, (B, H, W) each
             stacks: dict[tuple[int, ...], Tensor] = {}  # of some experts, (B, E, C, H, W)
             for name, model in models.items():

@@ -21,6 +21,7 @@ from moeseg.models.checkpoint import (
     save,
     weights_digest,
 )
+from moeseg.models.dropout import MonteCarloDropout, key_seeds
 from moeseg.models.expert import AdaptedExpert, Expert, Normalize, Segmenter, image_size, resize
 from moeseg.models.gates import ConstantGate, Gate
 from moeseg.models.mixture import (
@@ -47,6 +48,7 @@ __all__ = [
     "GateKind",
     "Mixture",
     "Model",
+    "MonteCarloDropout",
     "Normalize",
     "Rule",
     "Segmenter",
@@ -61,6 +63,7 @@ __all__ = [
     "combine_weighted",
     "describe",
     "image_size",
+    "key_seeds",
     "load",
     "load_weights",
     "new_head",
