@@ -18,7 +18,6 @@ from moeseg.models import (
     Ensemble,
     Expert,
     Mixture,
-    MonteCarloDropout,
     Segmenter,
     key_seeds,
     resize,
@@ -59,8 +58,8 @@ def run_models(
     extents = [frames.extent(place) for place in places]
     loader = DataLoader(mine, batch_size=batch_size, num_workers=workers)
     experts = unique_experts(models)
-    sampled = [model for model in models.values() if isinstance(model, MonteCarloDropout)]
-    again = {id(expert) for model in sampled for expert in model.experts}  # decoded several times
+    sampled = [model for model in models.values() if getattr(model, "decodes_again", False)]
+    again = {id(expert) for model in sampled for expert in model.experts}
     with evaluating([model for model in models.values() if isinstance(model, nn.Module)]):
         for model in models.values():
             if isinstance(model, nn.Module):

@@ -14,6 +14,7 @@ from moeseg.models.build import (
     describe,
 )
 from moeseg.models.checkpoint import (
+    TEMPERATURES,
     load,
     load_weights,
     read_info,
@@ -40,6 +41,7 @@ from moeseg.models.own import own_source
 
 __all__ = [
     "RULES",
+    "TEMPERATURES",
     "AdaptedExpert",
     "ConstantGate",
     "Ensemble",

@@ -43,6 +43,9 @@ class MonteCarloDropout(nn.Module):
         UsageError: the network has no such layer, fewer than two samples, or an impossible rate.
     """
 
+    decodes_again = True
+    """It needs outputs that keep features, see `Expert.kept_output`."""
+
     def __init__(
         self,
         expert: Expert,
