@@ -139,6 +139,9 @@ def test_class_wise_counts_against_plain_numpy() -> None:
         plain = slow_ece(p[c], (true == c).astype(float), np.linspace(0, 1, 16))[0]
         errors.append(plain)
         assert float(ece(equal_width(found[c]))) == pytest.approx(plain, abs=1e-3)
+    last = e.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # channels last in memory
+    again = joined(*count_classes(last, total, label, valid, CLASS_FINE))
+    np.testing.assert_allclose(again, found)
     assert float(classwise_ece(equal_width(found))) == pytest.approx(np.mean(errors), abs=5e-4)
 
 

@@ -272,7 +272,8 @@ def difference_rows(collectors: Mapping[str, SegmentationCollector]) -> list[Row
     """Return each mixture minus best expert, baseline, mean ensemble and controls, paired.
 
     Models are known by name: ``moe-...``, ``expert-...``, ``baseline``, ``ensemble-mean``, those of
-    `config.CONTROLS` and the mixture's own ``mean-gate-...``; what is not there gives no row. The
+    `config.CONTROLS`, ``deep-ensemble-...``, ``mc-dropout...`` and the mixture's own
+    ``mean-gate-...``; what is not there gives no row. The
     best expert is the one with the highest mIoU on the very subset and frames that are scored,
     which favours it over the mixture.
 
@@ -294,6 +295,7 @@ def difference_rows(collectors: Mapping[str, SegmentationCollector]) -> list[Row
         for subset in mixture.subsets:
             known = ("baseline", "ensemble-mean", *CONTROLS, f"mean-gate-{name}")
             opponents = [other for other in known if other in collectors]
+            opponents += [o for o in collectors if o.startswith(("deep-ensemble-", "mc-dropout"))]
             experts = {other: c for other, c in collectors.items() if other.startswith("expert-")}
             if experts:
                 mious = {other: expert.miou(subset) or 0.0 for other, expert in experts.items()}

@@ -65,7 +65,8 @@ def count_classes(
     classes, cells = len(exponentials), len(exponentials) * bins
     kept = valid.flatten()
     inverse = (kept / total.flatten()).float()  # (h W), 0 at pixels that do not count
-    p = exponentials.flatten(1) * inverse  # (C, h, W) -> (C, h W)
+    # (C, h, W) -> (C, h W); a head's logits come with the channels last
+    p = (exponentials.flatten(1) * inverse).contiguous()
     places = (p.view(-1) >= 1 / bins).nonzero()[:, 0]
     owner = torch.div(places, p.shape[1], rounding_mode="floor")
     high = p.view(-1)[places]
