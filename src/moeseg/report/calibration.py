@@ -386,9 +386,7 @@ def _lines(
     curve: Callable[[Row], tuple[list[float], list[float | None]]],
 ) -> list[figures.Line]:
     """Return one line for each row; colour and dash tell up to 28 apart."""
-    styles = [
-        (LINES[i % len(LINES)], DASHES[i // len(LINES) % len(DASHES)]) for i in range(len(rows))
-    ]
+    styles = [(LINES[i % len(LINES)], DASHES[i % len(DASHES)]) for i in range(len(rows))]
     return [
         figures.Line(name(row), *curve(row), *style)
         for row, style in zip(rows, styles, strict=True)
