@@ -67,9 +67,9 @@ def count_classes(
     inverse = (kept / total.flatten()).float()  # (h W), 0 at pixels that do not count
     # (C, h, W) -> (C, h W); a head's logits come with the channels last
     p = (exponentials.flatten(1) * inverse).contiguous()
-    places = (p.view(-1) >= 1 / bins).nonzero()[:, 0]
-    owner = torch.div(places, p.shape[1], rounding_mode="floor")
-    high = p.view(-1)[places]
+    chosen = p >= 1 / bins
+    owner = torch.arange(classes, device=p.device).repeat_interleave(chosen.sum(1))
+    high = p.view(-1).index_select(0, _places(chosen.view(-1)))
     cell = _cell(high, bins).add_(owner, alpha=bins)
     found = torch.bincount(cell, minlength=cells).view(classes, bins)
     sums = torch.bincount(cell, weights=high.double(), minlength=cells).view(classes, bins)
@@ -242,6 +242,13 @@ def correctness_scores(confidence: Tensor, right: Tensor) -> tuple[Tensor, Tenso
     p, y = confidence.double(), right.double()
     of_outcome = torch.where(right, p, 1 - p).clamp(min=CLIP, max=1 - CLIP)
     return (p - y).square(), -of_outcome.log()
+
+
+def _places(chosen: Tensor) -> Tensor:
+    """Return where a flat bool tensor is true; on a CPU, numpy is ten times as fast."""
+    if chosen.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(chosen.numpy()))
+    return chosen.nonzero()[:, 0]
 
 
 def _cell(confidence: Tensor, bins: int) -> Tensor:

@@ -379,8 +379,8 @@ _FORMULAS: Mapping[str, Callable[[Strip], Tensor]] = {
 
 def _entropy(p: Tensor) -> Tensor:
     """Return the entropy (...) in nats of distributions (N, ...)."""
-    terms: Tensor = torch.special.entr(p)
-    return terms.sum(0)
+    # several times as fast as torch.special.entr; the least normal number keeps 0 ln 0 at 0
+    return -p.clamp(min=1.2e-38).log().mul_(p).sum(0)
 
 
 def _weighted(values: Sequence[Tensor], weights: Tensor) -> Tensor:
