@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -91,12 +92,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         [
             figure("evaluation alone, a frame", scaled(seconds["alone"], per_frame), "ms"),
             figure(
-                "with all measures, a frame", scaled(seconds["with uncertainty"], per_frame), "ms"
+                "with all, a frame", scaled(seconds["with uncertainty"], per_frame), "ms"
             ),
-            figure("with all measures over alone", more, "x", at_most=1.5),
+            figure("with all over alone", more, "x", at_most=1.5),
             figure("alone, peak memory", [alone], "MiB"),
-            figure(f"with all measures, peak memory, {at.frames} frames", [with_few], "MiB"),
-            figure(f"with all measures, peak memory, {3 * at.frames} frames", [with_many], "MiB"),
+            figure(f"with all, peak memory, {at.frames} frames", [with_few], "MiB"),
+            figure(f"with all, peak memory, {3 * at.frames} frames", [with_many], "MiB"),
             figure(f"{frame}, NumPy and scikit-learn", scaled(of_frame["numpy"], 1e3), "ms"),
             figure(f"{frame}, moeseg", scaled(of_frame["moeseg"], 1e3), "ms"),
             figure(f"{frame}, NumPy over moeseg", faster, "x", at_least=15),
@@ -106,9 +107,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             "and class-wise ECE in bins of equal width and of equal mass, Brier, NLL, conditional "
             "correctness of pixels and patches, of two experts, an ensemble and two mixtures. Rows "
             "are made once at the end, for any number of frames, and not timed.",
-            f"NumPy: the same five scores of one mixture, and of each at {one.thresholds} "
-            "thresholds the three conditional shares, Brier score and log loss of what is kept, "
-            "and ECE and MCE once. moeseg gives the curves at 4,097 thresholds from one pass.",
+            f"NumPy: the same five scores of one mixture; of each at {one.thresholds} thresholds "
+            "the three conditional shares, Brier score and log loss of what is kept; ECE and MCE "
+            "in bins of equal width and of equal mass, ECE of every class, and Brier score and log "
+            "loss of all classes once. moeseg gives the curves at 4,097 thresholds from one pass.",
         ],
     )
 
@@ -186,9 +188,16 @@ def with_numpy(prediction: Prediction, label: torch.Tensor, thresholds: int) -> 
         (np.tensordot(weights, (each**2).sum(1), 1) - (pool**2).sum(0)) / (1 - 1 / experts),
         np.full(p.shape[1:], gate),
     )
+    of_class, true = p[:, valid].astype(np.float64), label[0].numpy()[valid]
+    confidence = of_class.max(0)
+    _calibration(confidence, right, np.linspace(0, 1, 16))
+    _calibration(confidence, right, np.quantile(confidence, np.linspace(0, 1, 16)))
+    for one_class, probability in enumerate(of_class):
+        _calibration(probability, true == one_class, np.linspace(0, 1, 16))
+        brier_score_loss(true == one_class, probability)
+    log_loss(true, (of_class / of_class.sum(0)).T, labels=list(range(classes)))
     for score in scores:
         of_pixel = score[valid].clip(0, 1)
-        _calibration(1 - of_pixel, right)
         for step in range(1, thresholds + 1):
             _at_threshold(of_pixel, right, step / thresholds)
 
@@ -210,10 +219,11 @@ def _at_threshold(score: Floats, right: NDArray[np.bool_], threshold: float) -> 
     )
 
 
-def _calibration(confidence: Floats, right: NDArray[np.bool_]) -> tuple[float, float]:
+def _calibration(
+    confidence: Floats, right: NDArray[np.bool_], edges: Floats
+) -> tuple[float, float]:
     total, largest = 0.0, 0.0
-    edges = np.linspace(0, 1, 16)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             gap = abs(confidence[inside].mean() - right[inside].mean())
