@@ -91,9 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         {"evaluation": asdict(at), "frame": asdict(one)},
         [
             figure("evaluation alone, a frame", scaled(seconds["alone"], per_frame), "ms"),
-            figure(
-                "with all, a frame", scaled(seconds["with uncertainty"], per_frame), "ms"
-            ),
+            figure("with all, a frame", scaled(seconds["with uncertainty"], per_frame), "ms"),
             figure("with all over alone", more, "x", at_most=1.5),
             figure("alone, peak memory", [alone], "MiB"),
             figure(f"with all, peak memory, {at.frames} frames", [with_few], "MiB"),

@@ -324,9 +324,9 @@ class UncertaintyConfig(Strict):
     measured beside the model without; an empty list leaves them out."""
     fit: FitConfig = FitConfig()
     published: bool = False
-    """Add the readings of the fourth paper: stacked and weighted members, scaling by ln C and by
-    the batch's maximum, 1 - score as confidence, pixel-correctness Brier score and NLL, and its
-    PAvPU. Wrong, see docs/uncertainty.md; to reproduce its numbers."""
+    """Add the readings of the fourth paper, of models without temperature: stacked and weighted
+    members, scaling by ln C and by the batch's maximum, 1 - score as confidence, pixel-correctness
+    Brier score and NLL, and its PAvPU. Wrong, see docs/uncertainty.md; to reproduce its numbers."""
 
 
 HABITS: dict[str, object] = {

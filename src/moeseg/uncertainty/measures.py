@@ -15,7 +15,7 @@ from moeseg.evaluation.runner import run_models
 from moeseg.insight.scoring import parts_of
 from moeseg.models import Mixture, Model, MonteCarloDropout, Segmenter
 from moeseg.types import Row
-from moeseg.uncertainty.collectors import UncertaintyCollector
+from moeseg.uncertainty.collectors import UncertaintyCollector, changed_rows
 from moeseg.uncertainty.conditional import best_threshold
 from moeseg.uncertainty.differences import Variant
 from moeseg.uncertainty.temperature import Temperature, Tempered
@@ -100,7 +100,7 @@ def measure_variants(
         ground: what they share.
         data: the ground's frames, changed or not.
         thresholds: by variant.
-        published: also give the published readings.
+        published: also give the published readings, of models without temperature.
         batch_size: frames of one forward pass.
         workers: loader processes.
         device: where models run.
@@ -113,7 +113,7 @@ def measure_variants(
             ground,
             kind=kind,
             thresholds=chosen.get((name, kind)),
-            published=published,
+            published=published and kind == "none",  # they are of models as they were published
         )
         for name, kind in variants
     }
@@ -126,6 +126,21 @@ def measure_variants(
         device=device,
     )
     return collectors
+
+
+def changed_condition_rows(
+    clean: Mapping[Variant, UncertaintyCollector],
+    changed: Mapping[Variant, UncertaintyCollector],
+) -> list[Row]:
+    """Return all rows of changed frames, with how well each score tells them from clean ones.
+
+    Args:
+        clean: collectors of the frames as they are, from `measure_variants`.
+        changed: the same of the frames changed, over a ground whose bases carry the `condition`;
+            of any of the clean variants.
+    """
+    told = [row for variant, one in changed.items() for row in changed_rows(clean[variant], one)]
+    return [*all_rows(changed), *told]
 
 
 def thresholds_of(collectors: Mapping[Variant, UncertaintyCollector]) -> Thresholds:
