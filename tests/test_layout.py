@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("evaluation",),
     ("insight",),
-    ("robustness",),
+    ("robustness", "uncertainty"),
     ("report",),
     ("study",),
     ("ablation",),

@@ -336,6 +336,54 @@ def corrupt(
     _tell_conditions(out, corrupt_saved(run, folders, subsets, wanted, out))
 
 
+@app.command()
+def uncertainty(
+    model: Annotated[list[Path], typer.Argument(help="Folders of saved models, or of a run.")],
+    subset: Annotated[list[str], typer.Option(help="Subset or join, e.g. highway+urban.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Study file; that of the run where a run is named.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    temperatures: Annotated[
+        str, typer.Option(help="saved (with the models), fit (and save them now) or none.")
+    ] = "saved",
+    mc_dropout: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="SAMPLES", help="Also sample single networks so many times."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the rows (JSON lines).")] = None,
+    set_: Set = None,
+) -> None:
+    """Measure how far models' probabilities can be trusted, and whether doubt falls on errors.
+
+    Scores of doubt as detectors of wrong pixels and unseen frames, calibration, conditional
+    correctness, and paired differences, without and with temperatures.
+    """
+    from moeseg.errors import unknown_name
+    from moeseg.evaluation.table import render_terminal
+    from moeseg.uncertainty.saved import Temperatures, uncertainty_saved
+
+    choices = ("saved", "fit", "none")
+    if temperatures not in choices:
+        raise UsageError(f"--temperatures: {unknown_name('value', temperatures, choices)}")
+    runs = [folder / "study.yaml" for folder in model if (folder / "study.yaml").is_file()]
+    file = data or next(iter(runs), None)
+    if file is None:
+        raise UsageError("--data: expected a study file, got none; name one, or a run's folder")
+    run = _open(file, None, [*(set_ or []), f"eval.split={split}"])
+    rows = uncertainty_saved(
+        run,
+        model,
+        subset,
+        temperatures=cast("Temperatures", temperatures),
+        samples=mc_dropout,
+        out=out,
+    )
+    _show(render_terminal(rows))
+    if out is not None:
+        _tell(f"rows: {out}")
+
+
 @app.command("import-original")
 def import_original(
     files: Annotated[

@@ -440,6 +440,51 @@ class RobustnessConfig(Strict):
     """Frames of each scored subset that it shows of each."""
 
 
+class DropoutConfig(Strict):
+    """One model that samples a network of the study with dropout at work (MC dropout)."""
+
+    of: str = "baseline"
+    """The network: `baseline` or `expert-<name>`."""
+    samples: Annotated[int, Field(ge=2)] = 8
+    """Decoded so many times; it is compared with models of as many members."""
+    rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Probability of a zero; null keeps the rate that each layer was trained with."""
+    layers: tuple[str, ...] = ()
+    """Names of the sampled layers, or of modules that hold them; empty for every dropout layer."""
+
+
+class FitConfig(Strict):
+    """Frames on which temperatures and thresholds are chosen; none of them is measured on."""
+
+    subset: str | None = None
+    """Subset or join; null is the join of the experts' subsets."""
+    split: Split = "val"
+    """Split of these frames."""
+    pixels: Positive = 65536
+    """Random labelled pixels, over all frames, that temperatures are fitted on."""
+
+
+class UncertaintyConfig(Strict):
+    """Whether and how the uncertainty of every model is measured."""
+
+    measure: bool = False
+    """Measure scores of doubt, calibration and conditional correctness; writes
+    `uncertainty.jsonl`."""
+    subsets: tuple[str, ...] | None = None
+    """Subsets and joins that are measured on; null takes those that are scored."""
+    dropout: dict[Annotated[str, Field(pattern=r"^mc-dropout[\w.-]*$")], DropoutConfig] = {}
+    """MC dropout models, by model name, which begins with `mc-dropout`."""
+    temperatures: tuple[Literal["one", "class", "experts", "gate"], ...] = ("one",)
+    """Temperatures that each model gets, as far as it can have them: `one` for all its logits, one
+    per `class`, one for each of its `experts` before they are mixed, one for its `gate`. Each is
+    measured beside the model without; an empty list leaves them out."""
+    fit: FitConfig = FitConfig()
+    published: bool = False
+    """Add the readings of the fourth paper, of models without temperature: stacked and weighted
+    members, scaling by ln C and by the batch's maximum, 1 - score as confidence, pixel-correctness
+    Brier score and NLL, and its PAvPU. Wrong, see docs/uncertainty.md; to reproduce its numbers."""
+
+
 HABITS: dict[str, object] = {
     "data.label_colours": "first-only",
     "data.fit": "squeeze",
@@ -454,8 +499,7 @@ HABITS: dict[str, object] = {
 
 GATE_CONTROLS = ("constant", "constant-classwise", "shared-trunk")
 CONTROLS = (*GATE_CONTROLS, "two-seed", "merged")
-SECOND = "baseline-2"
-"""The network that the control `two-seed` joins with the baseline: the same with the next seed."""
+_DEEP = re.compile(r"deep-ensemble-([2-9])")
 
 
 class Study(Strict):
@@ -486,11 +530,13 @@ class Study(Strict):
     """Models that a mixture must beat for its gate to be worth having: `constant` and
     `constant-classwise` (learned weights without input), `shared-trunk` (class-wise weights from
     one convolution), `mean-gate-<mixture>` (its weights replaced by their mean over the training
-    frames), `two-seed` (ensemble of two baselines), `merged` (the experts' weights averaged)."""
+    frames), `two-seed` (ensemble of two baselines), `deep-ensemble-<n>` (of n, 2 to 9), `merged`
+    (the experts' weights averaged)."""
     gate: GateConfig = GateConfig()
     eval: EvalConfig = EvalConfig()
     insight: InsightConfig = InsightConfig()
     robustness: RobustnessConfig = RobustnessConfig()
+    uncertainty: UncertaintyConfig = UncertaintyConfig()
     published: dict[str, dict[str, float]] = {}
     """Figures of others, model -> subset -> mIoU in percent, printed beside the measured ones."""
 
@@ -501,13 +547,19 @@ class Study(Strict):
                 "mixtures and ensembles need two or more experts; add one under `experts`, or set "
                 "`mixtures: {}` and `ensembles: []`"
             )
-        known = (*CONTROLS, *(f"mean-gate-{name}" for name in self.mixtures))
+        deep = [name for name in self.controls if _DEEP.fullmatch(name)] or ["deep-ensemble-3"]
+        known = (*CONTROLS, *(f"mean-gate-{name}" for name in self.mixtures), *deep)
         if unknown := [name for name in self.controls if name not in known]:
             raise ValueError("; ".join(unknown_name("control", name, known) for name in unknown))
         if self.controls and len(self.experts) < 2:
             raise ValueError("controls need two or more experts; set `controls: []`")
-        if "two-seed" in self.controls and (self.baseline is None or self.baseline.weights):
-            raise ValueError("the control `two-seed` needs a baseline that is trained, not given")
+        seeded = next(iter(self.seeded_baselines()), None)
+        if seeded and (self.baseline is None or self.baseline.weights):
+            raise ValueError(f"the control `{seeded}` needs a baseline that is trained, not given")
+        for name, sampled in self.uncertainty.dropout.items():
+            if sampled.of not in self.networks():
+                told = unknown_name("network", sampled.of, self.networks())
+                raise ValueError(f"uncertainty.dropout.{name}.of: {told}")
         return self
 
     @property
@@ -521,14 +573,26 @@ class Study(Strict):
     def networks(self) -> dict[str, ExpertConfig]:
         """Return every network that is trained end to end, by model name, baseline first."""
         networks = {} if self.baseline is None else {"baseline": self.baseline}
-        if self.baseline is not None and "two-seed" in self.controls:
-            networks[SECOND] = self.baseline
+        if self.baseline is not None:
+            most = max((len(of) for of in self.seeded_baselines().values()), default=1)
+            networks |= {f"baseline-{n}": self.baseline for n in range(2, most + 1)}
         return networks | {f"expert-{name}": expert for name, expert in self.experts.items()}
 
     def model_names(self) -> list[str]:
         """Return every model of the study, in the table's order."""
         ensembles = [f"ensemble-{rule}" for rule in self.ensembles]
-        return [*self.networks(), *ensembles, *self.mixtures, *self.controls]
+        joined = [*self.networks(), *ensembles, *self.mixtures, *self.controls]
+        return [*joined, *self.uncertainty.dropout]
+
+    def seeded_baselines(self) -> dict[str, tuple[str, ...]]:
+        """Return the networks of every control that joins baselines of several seeds."""
+        counts = {name: 2 for name in self.controls if name == "two-seed"}
+        found = ((name, _DEEP.fullmatch(name)) for name in self.controls)
+        counts |= {name: int(match[1]) for name, match in found if match}
+        return {
+            name: ("baseline", *(f"baseline-{n}" for n in range(2, count + 1)))
+            for name, count in counts.items()
+        }
 
     def gated(self) -> dict[str, MixtureConfig]:
         """Return every model whose gate is fitted, by model name: mixtures, then controls."""
@@ -539,7 +603,8 @@ class Study(Strict):
 
     def seed_of(self, network: str) -> int:
         """Return the seed of a network's weights, order and augmentation."""
-        return self.seed + 1 if network == SECOND else self.seed
+        number = network.removeprefix("baseline-")
+        return self.seed + int(number) - 1 if number.isdigit() else self.seed
 
     def habits(self) -> dict[str, object]:
         """Return the habits of the original that this study keeps, as dotted settings."""

@@ -22,6 +22,7 @@ from moeseg.robustness.stages import robustness_stages
 from moeseg.run import Cost, Ledger, Run, Stage, rank
 from moeseg.training.adversarial import Perturb
 from moeseg.training.stages import training_stages
+from moeseg.uncertainty.stages import dropout_stages, uncertainty_stages
 
 PERTURB: Perturb = perturb_for_training
 """The attack that adversarial training takes its frames from."""
@@ -33,9 +34,11 @@ def stages(run: Run) -> list[Stage]:
     return [
         *scenes,
         *training_stages(run, PERTURB),
+        *dropout_stages(run),
         *evaluation_stages(run, [insight_measures], frames_files),
         *insight_stages(run),
         *robustness_stages(run),
+        *uncertainty_stages(run),
         _report_stage(run),
     ]
 
@@ -121,6 +124,7 @@ def _needed(run: Run, book: Ledger, models: Sequence[str]) -> dict[str, Stage]:
     makers["ensembles"] = [f"ensemble-{rule}" for rule in run.study.ensembles]
     makers["gates"] = list(run.study.gated())
     makers["controls"] = [name for name in run.study.controls if name not in run.study.gated()]
+    makers["mc-dropout"] = list(run.study.uncertainty.dropout)
     known = [name for made in makers.values() for name in made]
     if unknown := [name for name in models if name not in known]:
         raise UsageError("\n".join(unknown_name("model", name, known) for name in unknown))
@@ -139,16 +143,13 @@ def _with_needs(book: Ledger, names: Sequence[str]) -> dict[str, Stage]:
 
 
 def _report_stage(run: Run) -> Stage:
+    shown = [*insight_stages(run), *robustness_stages(run), *uncertainty_stages(run)]
     return Stage(
         name="report",
         make=_make_report,
         inputs=lambda run: run.study.name,
         outputs=lambda run: [run.folder / "report.html"],
-        needs=(
-            "evaluate",
-            "table",
-            *(stage.name for stage in (*insight_stages(run), *robustness_stages(run))),
-        ),
+        needs=("evaluate", "table", *(stage.name for stage in shown)),
     )
 
 

@@ -47,10 +47,16 @@ class ExpertOutput:
         gate: (B, F, h, w), what a gate sees.
         logits: (B, C, h', w') at decoder resolution, covering the whole image; full-size logits
             are its bilinear resize (`align_corners=False`).
+        features: what was decoded, for models that decode it again; None unless kept.
+        images: (B, 3, H, W) that were encoded; None unless kept.
+        seeds: one for each of B images, by its key; None where it has none.
     """
 
     gate: Tensor
     logits: Tensor
+    features: Features | None = None
+    images: Tensor | None = None
+    seeds: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,8 @@ class Prediction:
     Attributes:
         logits: (B, C, H, W) at image size; a mean of probabilities leaves as its log.
         weights: (B, E, K), >= 0, summing to 1 over E; None without a gate.
-        expert_logits: (B, E, C, H, W) at image size; None unless asked for.
+        expert_logits: (B, E, C, H, W) at image size, S stochastic samples in place of E experts
+            where the model draws some; None unless asked for.
         ids: (B, H, W) int64 classes of the largest logits; the inference loop fills it in, so that
             no two collectors compute it.
         expert_ids: (B, E, H, W) int64, the same of each expert; None unless a collector asks.

@@ -12,6 +12,7 @@ import pytest
 
 from moeseg.report import write_report
 from report_run import CLASSES, COLOURS, EXPERTS, MODELS, SIZE, SUBSETS, ids_of, write_run
+from uncertain_run import write_uncertainty
 
 CATEGORIES = {
     (True, True): "unanimous",
@@ -69,7 +70,9 @@ class Visit:
 
 @pytest.fixture(scope="session")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(write_run(tmp_path_factory.mktemp("report") / "run"))
+    run = write_run(tmp_path_factory.mktemp("report") / "run")
+    write_uncertainty(run)
+    return write_report(run)
 
 
 def visit_at(chromium: Any, report: Path, width: int) -> Iterator[Visit]:  # noqa: ANN401
@@ -137,6 +140,24 @@ def test_a_figure_is_found_by_its_choice(visit: Visit) -> None:
     assert "Nothing was measured" in group.inner_text()
     group.locator("select[data-name=subset]").select_option(SUBSETS[1])
     assert seen()[0] == f"Risk and coverage: moe-simple on {SUBSETS[1]}"
+
+
+def test_a_plot_of_uncertainty_asks_for_what_it_hangs_on(visit: Visit) -> None:
+    group = visit.page.locator("#uncertainty .group")
+
+    def asked() -> list[str]:
+        shown = group.locator("select:visible")
+        return [str(one.get_attribute("data-name")) for one in shown.all()]
+
+    assert asked() == ["plot", "subset", "model"]
+    group.locator('select[data-name="plot"]').select_option("PAvPU")
+    assert asked() == ["plot", "subset", "score"]
+    group.locator('select[data-name="score"]').select_option("expert-variance")
+    assert group.locator("figure:visible h4").all_inner_texts() == [
+        "PAvPU: expert-variance on highway+urban"
+    ]
+    group.locator('select[data-name="plot"]').select_option("reliability of a class")
+    assert asked() == ["plot", "subset", "class"]
 
 
 def test_bars_by_class_follow_models_and_subset(visit: Visit) -> None:

@@ -157,3 +157,8 @@ def pair_order(pair: tuple[str, str]) -> tuple[tuple[int, str], int, str]:
     model, opponent = pair
     place = _OPPONENTS.index(opponent) if opponent in _OPPONENTS else len(_OPPONENTS)
     return model_order(model), place, opponent
+
+
+def temperature_of(row: Row) -> str:
+    """Return the kind of temperature that a row was made with, or ``none``."""
+    return str(row["settings"].get("temperature", "none"))

@@ -30,7 +30,11 @@ Confusions = NDArray[np.int64]
 
 
 class Collector(Protocol):
-    """What the inference loop knows of a measure: fixed-size state that sums over ranks."""
+    """What the inference loop knows of a measure: fixed-size state that sums over ranks.
+
+    One that is true to an attribute `needs_expert_logits` is handed predictions with
+    `expert_logits`.
+    """
 
     needs_experts: bool
     """Whether predictions must carry `expert_ids`."""
@@ -272,7 +276,8 @@ def difference_rows(collectors: Mapping[str, SegmentationCollector]) -> list[Row
     """Return each mixture minus best expert, baseline, mean ensemble and controls, paired.
 
     Models are known by name: ``moe-...``, ``expert-...``, ``baseline``, ``ensemble-mean`` (where it
-    is not scored ``ensemble-mean-probability``), those of `config.CONTROLS` and the mixture's own
+    is not scored ``ensemble-mean-probability``), those of `config.CONTROLS`,
+    ``deep-ensemble-...``, ``mc-dropout...`` and the mixture's own
     ``mean-gate-...``; what is not there gives no row. The
     best expert is the one with the highest mIoU on the very subset and frames that are scored,
     which favours it over the mixture.
@@ -297,6 +302,7 @@ def difference_rows(collectors: Mapping[str, SegmentationCollector]) -> list[Row
             joined = [other for other in ensembles if other in collectors][:1]
             known = ("baseline", *joined, *CONTROLS, f"mean-gate-{name}")
             opponents = [other for other in known if other in collectors]
+            opponents += [o for o in collectors if o.startswith(("deep-ensemble-", "mc-dropout"))]
             experts = {other: c for other, c in collectors.items() if other.startswith("expert-")}
             if experts:
                 mious = {other: expert.miou(subset) or 0.0 for other, expert in experts.items()}

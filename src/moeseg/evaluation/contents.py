@@ -23,6 +23,7 @@ from moeseg.evaluation.cells import (
     pair_order,
     subset_order,
     subsets_of,
+    temperature_of,
     units_of,
     with_spread,
 )
@@ -62,7 +63,9 @@ class TextTable:
 
 
 def tables(rows: Iterable[Row], published: Published | None = None) -> list[TextTable]:
-    """Return the tables that `rows` make, three at most per comparable group of rows.
+    """Return the tables that `rows` make, by comparable group of rows.
+
+    Rows of detectors stand in a table where they come with rows of calibration.
 
     Those of clean images, where there are any; `conditions` makes the tables of all others.
 
@@ -73,14 +76,19 @@ def tables(rows: Iterable[Row], published: Published | None = None) -> list[Text
     shown = clean_rows([*ordered(rows, "segmentation"), *ordered(rows, "difference")])
     scored = by_ground(ordered(shown, "segmentation"))
     differences = by_ground(ordered(shown, "difference"))
+    calibrated = by_ground(ordered(rows, "calibration"))
+    detected = by_ground(ordered(rows, "detector"))
     result = []
-    for ground in sorted({*scored, *differences}):
+    for ground in sorted({*scored, *differences, *calibrated}):
         beside = published if ground[3] == CLEAN else None
         made = []
         if ground in scored:
             made += [_headline(scored[ground], beside or {}), _readings(scored[ground])]
         if ground in differences:
             made.append(_differences(differences[ground]))
+        if ground in calibrated:
+            made.append(_calibration(calibrated[ground]))
+            made.append(_detection(detected.get(ground, [])))
         dataset, split, (height, width), condition = ground
         place = f"{dataset} {split}, {height} x {width}, {condition}"
         for table in made:
@@ -200,3 +208,53 @@ def difference_text(rows: Sequence[Row]) -> str:
     against = sorted({str(row["minus"]) for row in rows if row["minus"].startswith("expert-")})
     who = f" ({', '.join(against)})" if against else ""
     return f"{with_spread(rows, 'difference', sign='+')} {word}{who}"
+
+
+def _calibration(rows: Sequence[Row]) -> TextTable:
+    names = named(rows)
+
+    def text(row: Row, key: str, ci95: str = "") -> str:
+        span = row.get(ci95)
+        told = "" if span is None else f" [{span[0]:.4f}, {span[1]:.4f}]"
+        return NONE if row[key] is None else f"{row[key]:.4f}{told}"
+
+    lines = [
+        (
+            row["subset"],
+            names(row),
+            temperature_of(row),
+            f"{row['members']}",
+            text(row, "accuracy"),
+            text(row, "confidence"),
+            text(row, "ece", "ci95"),
+            text(row, "mce"),
+            text(row, "classwise_ece"),
+            text(row, "brier", "brier_ci95"),
+            text(row, "nll", "nll_ci95"),
+        )
+        for row in rows
+        if row["reading"] == "multi-class"
+    ]
+    columns = (
+        *("subset", "model", "temperature", "members", "accuracy", "confidence", "ECE", "MCE"),
+        *("class-wise ECE", "Brier", "NLL"),
+    )
+    note = "15 equal bins over all labelled pixels; lower is better but for accuracy. "
+    note += "Brackets: 95 % interval."
+    return TextTable("calibration", columns, tuple(lines), frozenset(), note, names=3)
+
+
+def _detection(rows: Sequence[Row]) -> TextTable:
+    names = named(rows)
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        place = (row["task"], row["subset"], names(row), temperature_of(row))
+        cells.setdefault(place, {})[row["score"]] = (
+            NONE if row["auroc"] is None else f"{row['auroc']:.4f}"
+        )
+    scores = tuple(dict.fromkeys(row["score"] for row in rows))
+    order = sorted(cells, key=lambda at: (at[0], subset_order(at[1]), model_order(at[2]), at[3]))
+    lines = [(*place, *(cells[place].get(score, NONE) for score in scores)) for place in order]
+    columns = ("task", "subset", "model", "temperature", *scores)
+    note = "AUROC of each score: 0.5 is chance, 1 is perfect."
+    return TextTable("detection", columns, tuple(lines), frozenset(), note, names=4)

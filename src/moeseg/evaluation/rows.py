@@ -116,6 +116,21 @@ METRIC_KEYS: dict[str, tuple[str, ...]] = {
         "checks",
         "attack_settings",
     ),
+    "calibration": (
+        *("reading", "confidence_from", "members", "pixels", "accuracy", "confidence"),
+        *("ece", "mce", "ece_per_image", "brier", "nll", "ece_equal_mass", "equal_mass_bound"),
+        *("classwise_ece", "classwise_ece_equal_mass", "per_class_ece", "per_class_reliability"),
+        *("ci95", "brier_ci95", "nll_ci95", "ci_unit", "ci_units", "reliability"),
+    ),
+    "conditional": (
+        *("score", "unit", "reading", "members", "counted"),
+        *("accurate_certain", "uncertain_inaccurate", "pavpu", "threshold", "at_threshold"),
+        *("curves", "ci95", "ci_unit", "ci_units"),
+    ),
+    "uncertainty-difference": (
+        *("measure", "score", "minus", "minus_settings", "members", "difference"),
+        *("ci95", "ci_unit", "ci_units", "better"),
+    ),
 }
 """Keys that a kind adds to `BASE_KEYS`; a new kind of row enters here."""
 
@@ -133,6 +148,15 @@ SHARES: dict[str, tuple[str, ...]] = {
     "attack": (
         *("miou", "clean_miou", "route_moved", "route_flipped", "changed", "expert_changed"),
         *("expert_miou", "gate_held_miou", "logits_held_miou"),
+    ),
+    "calibration": (
+        *("accuracy", "confidence", "ece", "mce", "ece_per_image", "ece_equal_mass"),
+        *("classwise_ece", "classwise_ece_equal_mass", "per_class_ece", "reliability"),
+        "per_class_reliability",
+    ),
+    "conditional": (
+        *("accurate_certain", "uncertain_inaccurate", "pavpu", "threshold", "at_threshold"),
+        "curves",
     ),
 }
 """Readings of a kind that are 0..1 or null where nothing was counted; so is all within a list or

@@ -14,7 +14,14 @@ from torch.utils.data import DataLoader, Subset
 from moeseg.data import SegmentationDataset
 from moeseg.evaluation.collectors import Collector
 from moeseg.metrics import class_ids
-from moeseg.models import Expert, Segmenter, resize
+from moeseg.models import (
+    Ensemble,
+    Expert,
+    Mixture,
+    Segmenter,
+    key_seeds,
+    resize,
+)
 from moeseg.progress import track
 from moeseg.types import ExpertOutput, Size
 
@@ -62,6 +69,8 @@ def run_models(
     extents = [frames.extent(place) for place in places]
     loader = DataLoader(mine, batch_size=batch_size, num_workers=workers)
     experts = unique_experts(models)
+    sampled = [model for model in models.values() if getattr(model, "decodes_again", False)]
+    again = {id(expert) for model in sampled for expert in model.experts}
     with evaluating([model for model in models.values() if isinstance(model, nn.Module)]):
         for model in models.values():
             if isinstance(model, nn.Module):
@@ -78,13 +87,27 @@ def run_models(
             images, label = images.to(device), label.to(device)
             if change is not None:
                 images = change(images, label, keys, padded)
-            outputs: dict[int, ExpertOutput] = {id(e): e.output(images) for e in experts}
+            seeds = key_seeds(keys)
+            outputs: dict[int, ExpertOutput] = {
+                id(e): replace(e.kept_output(images), seeds=seeds)
+                if id(e) in again
+                else e.output(images)
+                for e in experts
+            }
             classes: dict[int, Tensor] = {}  # of experts, (B, H, W) each
+            stacks: dict[tuple[int, ...], Tensor] = {}  # of some experts, (B, E, C, H, W)
             for name, model in models.items():
                 if not collectors.get(name):
                     continue
                 own = [outputs[id(expert)] for expert in model.experts]
-                prediction = model.combine(own, size)
+                wanted = any(_wants_logits(collector) for collector in collectors[name])
+                shares = isinstance(model, Mixture | Ensemble)
+                prediction = model.combine(own, size, expert_logits=wanted and not shares)
+                if wanted and shares:  # models over the same experts share their full-size logits
+                    members = tuple(map(id, model.experts))
+                    if members not in stacks:
+                        stacks[members] = torch.stack([resize(o.logits, size) for o in own], 1)
+                    prediction = replace(prediction, expert_logits=stacks[members])
                 ids = class_ids(prediction.logits, what=f"the logits of {name!r} on {list(keys)}")
                 if isinstance(model, Expert):
                     classes[id(model)] = ids
@@ -105,6 +128,11 @@ def run_models(
 def unique_experts(models: Mapping[str, Segmenter]) -> list[Expert]:
     """Return every expert of the models once, in order of first use."""
     return list({id(e): e for model in models.values() for e in model.experts}.values())
+
+
+def _wants_logits(collector: Collector) -> bool:
+    """Return whether predictions must carry `expert_logits` for a collector; few say so."""
+    return bool(getattr(collector, "needs_expert_logits", False))
 
 
 @contextmanager

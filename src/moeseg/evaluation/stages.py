@@ -43,7 +43,7 @@ def evaluation_stages(
         measures: what is measured beside mIoU.
         files: what the measures write beside their rows.
     """
-    made = making_stages(run)
+    made = model_stages(run)
     return [
         Stage(
             name="evaluate",
@@ -72,13 +72,14 @@ def evaluation_stages(
     ]
 
 
-def making_stages(run: Run) -> tuple[str, ...]:
+def model_stages(run: Run) -> tuple[str, ...]:
     """Return the names of the stages that make the study's models."""
     return (
         *(f"train-{name}" for name in run.study.networks()),
         *(["ensembles"] if run.study.ensembles else []),
         *(["gates"] if run.study.gated() else []),
         *(["controls"] if set(run.study.controls) - set(run.study.gated()) else []),
+        *(["mc-dropout"] if run.study.uncertainty.dropout else []),
     )
 
 
@@ -130,18 +131,7 @@ def evaluate(
     Returns:
         Segmentation rows, then differences of mixtures to the others, then the measures' rows.
     """
-    bases = model_bases(models, base, infos)
-    ground = Ground(
-        models=models,
-        classes=run.catalogue.taxonomy.classes,
-        frames=tuple(frames),
-        blocks=Blocks.of(frames),
-        subsets=tuple(subsets),
-        bases=bases,
-        experts={id(model): name for name, model in models.items() if isinstance(model, Expert)},
-        trained={name: str(infos[name]["subset"]) for name in models if "subset" in infos[name]},
-        folder=folder,
-    )
+    ground = ground_of(models, run, frames, subsets, base, infos, folder)
     scored = {name: segmentation_collector(name, ground) for name in models}
     more = {
         name: [one for measure in measures for one in measure(name, model, ground)]
@@ -172,6 +162,29 @@ def model_bases(
         | {key: infos[name][key] for key in ("seed", "settings") if key in infos[name]}
         for name, model in models.items()
     }
+
+
+def ground_of(
+    models: Mapping[str, Model],
+    run: Run,
+    frames: Sequence[Frame],
+    subsets: Sequence[str],
+    base: Row,
+    infos: Mapping[str, Mapping[str, Any]],
+    folder: Path | None = None,
+) -> Ground:
+    """Return what all models of an evaluation share; arguments as `evaluate`."""
+    return Ground(
+        models=models,
+        classes=run.catalogue.taxonomy.classes,
+        frames=tuple(frames),
+        blocks=Blocks.of(frames),
+        subsets=tuple(subsets),
+        bases=model_bases(models, base, infos),
+        experts={id(model): name for name, model in models.items() if isinstance(model, Expert)},
+        trained={name: str(infos[name]["subset"]) for name in models if "subset" in infos[name]},
+        folder=folder,
+    )
 
 
 def segmentation_collector(name: str, ground: Ground) -> SegmentationCollector:
@@ -314,36 +327,14 @@ def open_saved(run: Run, folders: Sequence[Path], subsets: Sequence[str]) -> Sav
         CheckpointError: a folder holds no model, or one of another taxonomy than the data.
         UsageError: two folders of one name, or an unknown subset.
     """
-    names = [folder.resolve().name for folder in folders]
-    infos = {name: read_info(folder) for name, folder in zip(names, folders, strict=True)}
-    if len(set(names)) < len(names):
-        raise UsageError(f"expected model folders of different names, got {', '.join(names)}")
-    wanted = run.catalogue.taxonomy
-    shared: dict[Path, Expert] = {}
-    models = {}
-    for name, folder in zip(names, folders, strict=True):
-        own = model_taxonomy(folder)
-        if own.classes != wanted.classes:
-            raise CheckpointError(
-                f"{folder}: expected a model of the data's taxonomy {wanted.name} ({len(wanted)} "
-                f"classes), got {own.name} ({len(own)} classes); set data.taxonomy to the model's"
-            )
-        if (fit := infos[name].get("fit", "pad")) != run.study.data.fit:
-            raise UsageError(
-                f"{folder}: data.fit: expected {fit!r}, as the model saw its training frames, got "
-                f"{run.study.data.fit!r}; score it with --set data.fit={fit}"
-            )
-        models[name] = load(folder, shared=shared)
+    models, infos = load_saved(run, folders)
     frames = tuple(
         frame
         for part in dict.fromkeys(part for subset in subsets for part in subset.split("+"))
         for frame in run.catalogue.select(part, run.study.eval.split)
     )
-    size = run.study.eval.size or _common_size(folders)
-    digests = [
-        weights_digest(one) for folder in folders for one in (folder, *referenced_experts(folder))
-    ]
-    base = row_base(run, size, fingerprint([digests, run.frames_print(frames), size]))
+    size = run.study.eval.size or common_size(folders)
+    base = row_base(run, size, saved_print(run, folders, frames, size))
     return Saved(models, infos, frames, tuple(subsets), base)
 
 
@@ -369,7 +360,52 @@ def evaluate_saved(
     )
 
 
-def _common_size(folders: Sequence[Path]) -> Size:
+def load_saved(
+    run: Run, folders: Sequence[Path]
+) -> tuple[dict[str, Model], dict[str, dict[str, Any]]]:
+    """Load saved models, each called by its folder's name, and what they were saved with.
+
+    Raises:
+        CheckpointError: a folder holds no model, or one of another taxonomy than the run's data.
+        UsageError: two folders of one name, or frames that came to their size in another way.
+    """
+    names = [folder.resolve().name for folder in folders]
+    infos = {name: read_info(folder) for name, folder in zip(names, folders, strict=True)}
+    if len(set(names)) < len(names):
+        raise UsageError(f"expected model folders of different names, got {', '.join(names)}")
+    wanted = run.catalogue.taxonomy
+    shared: dict[Path, Expert] = {}
+    models: dict[str, Model] = {}
+    for name, folder in zip(names, folders, strict=True):
+        own = model_taxonomy(folder)
+        if own.classes != wanted.classes:
+            raise CheckpointError(
+                f"{folder}: expected a model of the data's taxonomy {wanted.name} ({len(wanted)} "
+                f"classes), got {own.name} ({len(own)} classes); set data.taxonomy to the model's"
+            )
+        if (fit := infos[name].get("fit", "pad")) != run.study.data.fit:
+            raise UsageError(
+                f"{folder}: data.fit: expected {fit!r}, as the model saw its training frames, got "
+                f"{run.study.data.fit!r}; score it with --set data.fit={fit}"
+            )
+        models[name] = load(folder, shared=shared)
+    return models, infos
+
+
+def saved_print(run: Run, folders: Sequence[Path], frames: Sequence[Frame], size: Size) -> str:
+    """Return the fingerprint of rows of saved models: their weights, the frames and the size."""
+    digests = [
+        weights_digest(one) for folder in folders for one in (folder, *referenced_experts(folder))
+    ]
+    return fingerprint([digests, run.frames_print(frames), size])
+
+
+def common_size(folders: Sequence[Path]) -> Size:
+    """Return the size that saved models were trained at.
+
+    Raises:
+        UsageError: they differ.
+    """
     sizes = {tuple(read_info(folder)["size"]) for folder in folders}
     if len(sizes) > 1:
         raise UsageError(

@@ -8,39 +8,16 @@ Curves and areas are read from histograms by `insight.histograms`; nothing is dr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from moeseg.errors import DataError
-from moeseg.evaluation.collectors import BlockCollector
-from moeseg.evaluation.intervals import (
-    RESAMPLING_SEED,
-    Blocks,
-    CiUnit,
-    interval,
-    resample_counts,
-)
-from moeseg.evaluation.rows import validate_row
+from moeseg.evaluation.intervals import Blocks
 from moeseg.insight.agreement import agreement_mask, disagreement
-from moeseg.insight.histograms import (
-    BINS,
-    Floats,
-    aupr,
-    aurc,
-    auroc,
-    auroc_bound,
-    fpr_at_tpr,
-    resample_auroc,
-    resample_curves,
-    risk_at,
-    roc,
-)
-from moeseg.metrics import check_label_ids
-from moeseg.types import IGNORE, Prediction, Row
+from moeseg.insight.scoring import ScoreCollector, parts_of
+from moeseg.types import Prediction, Row
 
 SCORES = ("disagreement", "max-probability", "entropy", "gate-margin")
 """In the order of the collector's state; all are 0..1, and high is doubtful."""
@@ -62,17 +39,37 @@ def softmax_scores(logits: Tensor) -> tuple[Tensor, Tensor]:
         Two maps (H, W) float32 in 0..1.
     """
     channels, height, width = logits.shape
-    rows = max(1, STRIP // (channels * width))
     doubt = torch.empty(2, height, width, device=logits.device)
-    for start in range(0, height, rows):
-        strip = logits[:, start : start + rows].float()
-        d = (strip - strip.amax(0)).clamp_(min=-80.0)  # exp(-80) is nothing, but times -80 a number
-        e = d.exp()
-        total = e.sum(0)  # (C, h, W) -> (h, W), 1 or more
-        doubt[0, start : start + rows] = 1 - 1 / total
-        doubt[1, start : start + rows] = total.log() - d.mul_(e).sum(0) / total
+    for rows in strips(channels, height, width):
+        _, total, doubt[1, rows] = softmax_parts(logits[:, rows])
+        doubt[0, rows] = 1 - 1 / total
     doubt[1] /= math.log(max(channels, 2))
     return doubt[0].clamp_(0, 1), doubt[1].clamp_(0, 1)
+
+
+def strips(channels: int, height: int, width: int) -> Iterator[slice]:
+    """Yield the rows of an image of logits in strips of about `STRIP` values."""
+    rows = max(1, STRIP // (channels * width))
+    for start in range(0, height, rows):
+        yield slice(start, min(start + rows, height))
+
+
+def softmax_parts(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return all that is read from a softmax, with one exponential of each logit.
+
+    Args:
+        logits: (C, ...); -inf stands for a probability of 0, and so does what lies 80 below the
+            largest.
+
+    Returns:
+        exp d (C, ...) with d = z - max z; its sum (...) over C, 1 or more, by which it is divided
+        to give probabilities; the entropy (...) in nats, not above ln C but for rounding.
+    """
+    strip = logits.float()
+    d = (strip - strip.amax(0)).clamp_(min=-80.0)  # exp(-80) is nothing, but times -80 a number
+    e = d.exp()
+    total = e.sum(0)  # (C, ...) -> (...)
+    return e, total, total.log() - d.mul_(e).sum(0) / total
 
 
 def gate_margin(weights: Tensor, ids: Tensor) -> Tensor:
@@ -92,7 +89,7 @@ def gate_margin(weights: Tensor, ids: Tensor) -> Tensor:
     return doubt.gather(1, ids.flatten(1)).view(ids.shape)  # (B, H * W) -> (B, H, W)
 
 
-class DetectorCollector(BlockCollector):
+class DetectorCollector(ScoreCollector):
     """Histograms of four scores, of right and of wrong pixels and of frames, per resampling block.
 
     Args:
@@ -111,7 +108,6 @@ class DetectorCollector(BlockCollector):
     """
 
     needs_experts = True
-    summed = ("pixels", "frames")
 
     def __init__(
         self,
@@ -123,13 +119,11 @@ class DetectorCollector(BlockCollector):
         base: Row,
         trained: Mapping[str, str],
     ) -> None:
-        super().__init__(model, classes, blocks, subsets, base)
-        known = all(name in trained for name in experts)
-        self.trained = _parts(trained[name] for name in experts) if known else set[str]()
-        units, scores = len(blocks), len(SCORES)
-        # of labelled pixels, right ones first, S scores and N bins: (U, S, 2, N)
-        self.pixels = torch.zeros(units, scores, 2, BINS, dtype=torch.int64)
-        self.frames = torch.zeros(units, scores, BINS, dtype=torch.int64)  # of frame means
+        whole = all(name in trained for name in experts)
+        known = parts_of(trained[name] for name in experts) if whole else set[str]()
+        place = (SCORES, classes, blocks, subsets, base, known)
+        # disagreement is one of the values 0, 1/E, ... 1
+        super().__init__(model, *place, exact=("disagreement",))
 
     def update(self, prediction: Prediction, label: Tensor, keys: Sequence[str]) -> None:
         """Count a batch: logits, weights, ids, expert_ids, label (B, H, W) uint8, B keys.
@@ -142,123 +136,9 @@ class DetectorCollector(BlockCollector):
             raise RuntimeError("expected the classes of mixture and experts with the prediction")
         if weights is None:
             raise DataError(f"expected a mixture with a gate, got no weights from {self.model!r}.")
-        check_label_ids(label, len(self.classes))
-        label = label.to(ids.device)
-        experts = expert_ids.shape[1]
-        differ = disagreement(agreement_mask(ids, expert_ids), experts)
+        half = self.halves(ids, label.to(ids.device))
+        differ = disagreement(agreement_mask(ids, expert_ids), expert_ids.shape[1])
         margin = gate_margin(weights, ids)
-        # the half of a histogram that a pixel counts in: right, wrong, ignored
-        half = (ids != label).to(torch.int32).masked_fill_(label == IGNORE, 2)
         for image, unit in enumerate(self.units_of(keys).tolist()):
             maps = (differ[image], *softmax_scores(prediction.logits[image]), margin[image])
-            for score, doubt in enumerate(maps):
-                found = torch.bincount(
-                    (half[image] * BINS + _bin(doubt)).flatten(), minlength=3 * BINS
-                )
-                self.pixels[unit, score] += found[: 2 * BINS].view(2, BINS).cpu()
-                mean = doubt[prediction.inside(image)].double().mean()
-                self.frames[unit, score, int(_bin(mean))] += 1
-
-    def rows(self) -> list[Row]:
-        """Return ``detector`` rows: of wrong pixels per subset and score, then of unseen frames.
-
-        In both, `risk` is the share of positives among those of lowest score, and `risk` and `roc`
-        are rounded to 6 digits, as they are drawn only.
-
-        Unseen frames: positives are the frames of a subset, or of a join, that is not trained on;
-        negatives are all frames of trained subsets, and `images` counts both. The two are resampled
-        each by itself; `ci_units` is the smaller number of units, `ci_unit` is ``block`` if either
-        draws blocks.
-
-        Raises:
-            DataError: a frame was counted twice, or a base key is missing.
-        """
-        self.check_counted_once()
-        rows = [row for subset in self.subsets for row in self._wrong_pixels(subset)]
-        known = sorted(self.trained & set(self.blocks.unit_subset))
-        unseen = [subset for subset in self.subsets if not _parts([subset]) & self.trained]
-        return rows + [
-            row for subset in unseen if known for row in self._unseen_frames(subset, known)
-        ]
-
-    def _wrong_pixels(self, subset: str) -> Iterator[Row]:
-        groups, unit = self.blocks.units_for(subset)
-        drawn = resample_counts(len(groups))
-        head = self._head(subset, "wrong-pixels", unit, len(groups))
-        for score, name in enumerate(SCORES):
-            right, wrong = _sums(self.pixels[:, score], groups).swapaxes(0, 1)  # (G, N) each
-            exact = name == "disagreement"  # one of the values 0, 1/E, ... 1
-            yield _row(head | {"score": name}, wrong, right, drawn, drawn, exact=exact)
-
-    def _unseen_frames(self, subset: str, known: Iterable[str]) -> Iterator[Row]:
-        groups, unit = self.blocks.units_for(subset)
-        others, other_unit = self.blocks.units_for("+".join(known))
-        drawn = resample_counts(len(groups))
-        other_drawn = resample_counts(len(others), seed=RESAMPLING_SEED + 1)
-        either: CiUnit = unit if unit == other_unit else "block"
-        head = self._head(subset, "unseen-frames", either, min(len(groups), len(others)))
-        head["images"] += int(sum(int(self.images[torch.from_numpy(g)].sum()) for g in others))
-        for score, name in enumerate(SCORES):
-            positives = _sums(self.frames[:, score], groups)  # (G, N)
-            negatives = _sums(self.frames[:, score], others)  # (H, N)
-            yield _row(head | {"score": name}, positives, negatives, drawn, other_drawn)
-
-    def _head(self, subset: str, task: str, unit: CiUnit, units: int) -> Row:
-        head = self.head("detector", subset)
-        return head | {"task": task, "ci_unit": unit, "ci_units": units}
-
-
-def _row(
-    head: Row,
-    positives: NDArray[np.int64],
-    negatives: NDArray[np.int64],
-    drawn: NDArray[np.int64],
-    drawn_negatives: NDArray[np.int64],
-    *,
-    exact: bool = False,
-) -> Row:
-    """Return a row from histograms (G, N) and (H, N), resampled (R, G) and (R, H) times.
-
-    `exact` says that no bin holds two different scores: those in one are true ties.
-    """
-    units = (positives, negatives, drawn, drawn_negatives)
-    few = min(len(positives), len(negatives)) < 2
-    total = (positives.sum(0), negatives.sum(0))  # (N,) each
-    count = int(total[0].sum() + total[1].sum())
-    names = ("aupr_ci95", "fpr95_ci95", "aurc_ci95")
-    spans = [None] * 3 if few else [interval(values) for values in resample_curves(*units)]
-    row = head | {
-        "positives": int(total[0].sum()) / count if count else None,
-        "auroc": _number(auroc(*total)),
-        "aupr": _number(aupr(*total)),
-        "fpr95": _number(fpr_at_tpr(*total)),
-        "aurc": _number(aurc(*total)),
-        "error_bound": _number(auroc_bound(*total) * (not exact)),
-        "ci95": None if few else interval(resample_auroc(*units)),
-        **dict(zip(names, spans, strict=True)),
-        "risk": _curve(risk_at(*total, np.linspace(0.0, 1.0, 101))),
-        "roc": [_curve(axis) for axis in roc(*total)],
-    }
-    validate_row(row)
-    return row
-
-
-def _parts(subsets: Iterable[str]) -> set[str]:
-    return {part.strip() for subset in subsets for part in subset.split("+")}
-
-
-def _bin(score: Tensor) -> Tensor:
-    return (score * BINS).to(torch.int32).clamp_(0, BINS - 1)
-
-
-def _sums(state: Tensor, groups: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    # (U, ...) -> G of (...) -> (G, ...)
-    return torch.stack([state[torch.from_numpy(group)].sum(0) for group in groups]).numpy()
-
-
-def _number(value: Floats) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _curve(values: Floats) -> list[float | None]:
-    return [None if np.isnan(value) else round(float(value), 6) for value in values]
+            self.count_scores(unit, half[image], maps, prediction.inside(image))

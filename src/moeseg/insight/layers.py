@@ -103,7 +103,7 @@ def write_layers(
     shown = {
         name: tuple(experts[id(e)] for e in model.experts)
         for name, model in models.items()
-        if not isinstance(model, Expert) and all(id(e) in experts for e in model.experts)
+        if len(model.experts) > 1 and all(id(e) in experts for e in model.experts)
     }
     gated = [name for name in shown if isinstance(models[name], Mixture)]
     try:

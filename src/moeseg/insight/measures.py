@@ -10,7 +10,7 @@ from moeseg.insight.agreement import MAX_EXPERTS, AgreementCollector, short
 from moeseg.insight.detectors import DetectorCollector
 from moeseg.insight.frames import FrameCollector
 from moeseg.insight.routing import OracleCollector, RoutingCollector
-from moeseg.models import Expert, Mixture, Model
+from moeseg.models import Expert, Mixture, Model, MonteCarloDropout
 from moeseg.progress import say
 from moeseg.run import Run
 
@@ -30,7 +30,7 @@ def insight_measures(name: str, model: Model, ground: Ground) -> Sequence[Collec
         model: an expert, ensemble or mixture.
         ground: what all models of the evaluation share.
     """
-    if isinstance(model, Expert):
+    if isinstance(model, Expert | MonteCarloDropout):
         return []
     if len(model.experts) > MAX_EXPERTS:
         say(f"{name}: agreement is told of up to {MAX_EXPERTS} experts, not {len(model.experts)}")
@@ -74,7 +74,7 @@ def expert_names(model: Model, known: Mapping[int, str]) -> tuple[str, ...]:
 
 
 def _with_oracle(ground: Ground) -> str | None:
-    joined = [name for name, model in ground.models.items() if not isinstance(model, Expert)]
+    joined = [name for name, model in ground.models.items() if len(model.experts) > 1]
     own = [
         name
         for name in joined

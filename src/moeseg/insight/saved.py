@@ -23,7 +23,16 @@ from moeseg.insight.frames import read_frames
 from moeseg.insight.layers import write_layers, write_sheets
 from moeseg.insight.measures import FRAMES, expert_names, insight_measures
 from moeseg.insight.overlay import Scheme
-from moeseg.models import Ensemble, Expert, Mixture, Model, load, read_info, referenced_experts
+from moeseg.models import (
+    Ensemble,
+    Expert,
+    Mixture,
+    Model,
+    MonteCarloDropout,
+    load,
+    read_info,
+    referenced_experts,
+)
 from moeseg.run import Run
 from moeseg.types import Row, Size
 
@@ -66,14 +75,14 @@ def open_joined(folder: Path) -> Joined:
 
     Raises:
         CheckpointError: no model there, or one saved without taxonomy and size.
-        UsageError: a single expert, in which nothing can be compared.
+        UsageError: a single network, in which nothing can be compared.
     """
     info, taxonomy = read_info(folder), model_taxonomy(folder)
     model = load(folder)
-    if isinstance(model, Expert):
+    if isinstance(model, Expert | MonteCarloDropout):
         raise UsageError(
             f"{folder}: expected a mixture or an ensemble, whose experts can be compared, got a "
-            "single expert; name the folder of e.g. moe-simple. `moeseg predict` shows what one "
+            "single network; name the folder of e.g. moe-simple. `moeseg predict` shows what one "
             "expert sees."
         )
     folders = referenced_experts(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeseg.interop.keys import LAYOUTS
-from moeseg.models import Ensemble, Expert, Gate, Mixture, Model
+from moeseg.models import Ensemble, Expert, Gate, Mixture, Model, MonteCarloDropout
 
 _GATE_HIDDEN = 128
 _CHANNELS = {
@@ -16,6 +16,8 @@ def beyond_original(model: Model) -> list[str]:
     """Name everything in a model that the original cannot hold; empty if it holds the model."""
     if isinstance(model, Expert):
         return _of_expert(model)
+    if isinstance(model, MonteCarloDropout):
+        return ["MC dropout (it samples in its scripts; export the network itself)"]
     reasons = [
         f"expert {number}: {reason}"
         for number, expert in enumerate(model.experts, start=1)

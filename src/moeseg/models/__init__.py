@@ -14,6 +14,7 @@ from moeseg.models.build import (
     describe,
 )
 from moeseg.models.checkpoint import (
+    TEMPERATURES,
     load,
     load_weights,
     read_info,
@@ -21,6 +22,7 @@ from moeseg.models.checkpoint import (
     save,
     weights_digest,
 )
+from moeseg.models.dropout import MonteCarloDropout, key_seeds
 from moeseg.models.expert import AdaptedExpert, Expert, Normalize, Segmenter, image_size, resize
 from moeseg.models.gates import ConstantGate, Gate
 from moeseg.models.mixture import (
@@ -39,6 +41,7 @@ from moeseg.models.own import own_source
 
 __all__ = [
     "RULES",
+    "TEMPERATURES",
     "AdaptedExpert",
     "ConstantGate",
     "Ensemble",
@@ -47,6 +50,7 @@ __all__ = [
     "GateKind",
     "Mixture",
     "Model",
+    "MonteCarloDropout",
     "Normalize",
     "Rule",
     "Segmenter",
@@ -61,6 +65,7 @@ __all__ = [
     "combine_weighted",
     "describe",
     "image_size",
+    "key_seeds",
     "load",
     "load_weights",
     "new_head",

@@ -16,6 +16,7 @@ from moeseg.errors import CheckpointError, UsageError, unknown_name
 from moeseg.models.backbones import NAMES as BACKBONES
 from moeseg.models.backbones import build_backbone
 from moeseg.models.deeplab import DeepLabHead, DeepLabV3Plus
+from moeseg.models.dropout import MonteCarloDropout
 from moeseg.models.expert import Expert, Normalize
 from moeseg.models.frrn import FRRN, Layer
 from moeseg.models.gates import ConstantGate, Gate
@@ -23,7 +24,7 @@ from moeseg.models.mixture import Ensemble, Mixture, Rule, new_head
 from moeseg.models.own import own_expert
 from moeseg.types import Size
 
-Model = Expert | Ensemble | Mixture
+Model = Expert | Ensemble | Mixture | MonteCarloDropout
 
 GateKind = Literal["simple", "classwise", "constant", "constant-classwise", "shared-trunk"]
 GATE_KINDS: tuple[GateKind, ...] = get_args(GateKind)
@@ -178,6 +179,9 @@ def describe(model: Model) -> dict[str, Any]:
     experts = [describe(expert) for expert in model.experts]
     if isinstance(model, Ensemble):
         return {"kind": "ensemble", "rule": model.rule, "experts": experts}
+    if isinstance(model, MonteCarloDropout):
+        settings = {"samples": model.samples, "rate": model.rate, "layers": list(model.layers)}
+        return {"kind": "mc-dropout", **settings, "seed": model.seed, "experts": experts}
     return {
         "kind": "mixture",
         "gate": _describe_gate(model.gate),
@@ -200,6 +204,9 @@ def build_model(description: Mapping[str, Any], experts: Sequence[Expert] | None
         experts = [build_expert(one["architecture"]) for one in description["experts"]]
     if kind == "ensemble":
         return Ensemble(experts, description["rule"])
+    if kind == "mc-dropout":
+        settings = {key: description[key] for key in ("samples", "rate", "layers", "seed")}
+        return MonteCarloDropout(experts[0], **settings)
     head = new_head(experts[0].num_classes) if description["head"] else None
     return Mixture(experts, _described_gate(description["gate"]), head)
 

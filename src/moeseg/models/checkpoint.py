@@ -26,6 +26,9 @@ from moeseg.models.folder import recover, replaced
 FORMAT = 1
 """Version of the folder's layout; a greater one in a file is refused."""
 
+TEMPERATURES = "temperature.json"
+"""What may lie beside: temperatures fitted for these weights. It goes when they are replaced."""
+
 _JSON = "model.json"
 _WEIGHTS = "model.safetensors"
 
@@ -61,7 +64,7 @@ def save(
         document["references"] = _references(model, path, experts)
         tensors = {k: v for k, v in tensors.items() if not k.startswith("members.")}
     try:
-        with replaced(path, (_WEIGHTS, _JSON)) as folder:
+        with replaced(path, (_WEIGHTS, _JSON), beside=(TEMPERATURES,)) as folder:
             save_file(_storable(tensors), folder / _WEIGHTS)
             document["sha256"] = weights_digest(folder)
             text = json.dumps(document, indent=1) + "\n"

@@ -81,6 +81,11 @@ class Expert(nn.Module, ABC):
         features = self.features(images)
         return ExpertOutput(gate=features.gate, logits=self.decode(features))
 
+    def kept_output(self, images: Tensor) -> ExpertOutput:
+        """Do as `output` and keep images and features, for a model that decodes them again."""
+        features = self.features(images)
+        return ExpertOutput(features.gate, self.decode(features), features, images)
+
     @property
     def experts(self) -> tuple[Expert, ...]:
         """This expert alone: a model of one."""

@@ -12,7 +12,7 @@ from moeseg.errors import CheckpointError
 
 
 @contextmanager
-def replaced(path: Path, names: Collection[str]) -> Iterator[Path]:
+def replaced(path: Path, names: Collection[str], *, beside: Collection[str] = ()) -> Iterator[Path]:
     """Give an empty folder to fill; at the end it takes the place of `path`.
 
     If the block raises, `path` stays as it was. A process that dies between the two renames leaves
@@ -21,6 +21,7 @@ def replaced(path: Path, names: Collection[str]) -> Iterator[Path]:
     Args:
         path: absolute; may exist.
         names: the files that will be in it. A folder that holds others is not replaced.
+        beside: files that may lie in the former folder too, and go with it.
 
     Yields:
         The folder to fill, beside `path`.
@@ -30,7 +31,7 @@ def replaced(path: Path, names: Collection[str]) -> Iterator[Path]:
         OSError: the disk did not take it.
     """
     recover(path)
-    _check(path, names)
+    _check(path, (*names, *beside))
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:

@@ -24,6 +24,7 @@ from moeseg.evaluation.table import render_class_csv
 from moeseg.files import write_text
 from moeseg.insight.agreement import MAX_EXPERTS
 from moeseg.report.agreement import agreement
+from moeseg.report.calibration import calibration
 from moeseg.report.colours import of_models
 from moeseg.report.detectors import detectors
 from moeseg.report.grouping import place
@@ -84,6 +85,9 @@ def render(run_folder: Path) -> str:
         routing(clean, mixtures),
         *([robust] if robust else []),
     ]
+    asked = run.study is not None and run.study.uncertainty.measure
+    if asked or run.uncertainty:
+        sections.append(calibration(run.uncertainty, asked))
     no_frames = [] if run.explorer.sets else [_NO_FRAMES]
     return environment.get_template("page.html").render(
         title=run.study.name if run.study else "moeseg",

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from moeseg.config import Study, load_study
 from moeseg.errors import DataError, UsageError
-from moeseg.evaluation.rows import read_run_rows, validate_row
+from moeseg.evaluation.rows import read_rows, read_run_rows, validate_row
 from moeseg.report.layers import Explorer, read_layers
 from moeseg.types import Row
 
 SHOWN_KINDS = ("segmentation", "difference", "agreement", "detector", "routing", "attack")
+OF_UNCERTAINTY = ("calibration", "conditional", "uncertainty-difference")
+"""Kinds of the section on uncertainty, with the detectors of `uncertainty.jsonl`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class RunFiles:
 
     Attributes:
         rows: those of a known kind that are as their kind wants them.
+        uncertainty: of these, what is about uncertainty.
         other: rows of kinds that the report cannot show.
         study: the settings; None where they are not there or cannot be read.
         explorer: pictures of single frames.
@@ -28,6 +31,7 @@ class RunFiles:
     """
 
     rows: tuple[Row, ...]
+    uncertainty: tuple[Row, ...]
     other: tuple[Row, ...]
     study: Study | None
     explorer: Explorer
@@ -59,14 +63,17 @@ def read_run(folder: Path) -> RunFiles:
             "`moeseg study FILE` until its table is written, then ask for the report again."
         )
     missing: list[str] = []
-    rows, other = [], []
-    for row in found:
-        if row["kind"] not in SHOWN_KINDS:
+    rows: list[Row] = []
+    uncertainty: list[Row] = []
+    other: list[Row] = []
+    for place, row in enumerate([*found, *_rows_in(folder / "uncertainty.jsonl")]):
+        doubt = place >= len(found) or row["kind"] in OF_UNCERTAINTY
+        if row["kind"] not in (*SHOWN_KINDS, *OF_UNCERTAINTY):
             other.append(row)
             continue
         try:
             validate_row(row)
-            rows.append(row)
+            (uncertainty if doubt else rows).append(row)
         except DataError as error:
             missing.append(f"Left out: {error}")
         except (TypeError, KeyError, AttributeError, ValueError):
@@ -81,7 +88,11 @@ def read_run(folder: Path) -> RunFiles:
     missing += _half_finished(study, rows)
     explorer = read_layers(folder / "insight" / "layers")
     missing += explorer.missing
-    return RunFiles(tuple(rows), tuple(other), study, explorer, tuple(missing))
+    return RunFiles(tuple(rows), tuple(uncertainty), tuple(other), study, explorer, tuple(missing))
+
+
+def _rows_in(path: Path) -> list[Row]:
+    return read_rows(path) if path.is_file() else []
 
 
 def _study(path: Path, missing: list[str]) -> Study | None:

@@ -77,12 +77,13 @@ def planned_parts(study: Study) -> dict[str, tuple[str, ...]]:
     experts = tuple(f"{EXPERT}{place}" for place in range(1, len(study.experts) + 1))
     parts: dict[str, tuple[str, ...]] = {}
     for name in study.model_names():
-        if name in study.networks() or name == "merged":
+        seeds = study.seeded_baselines().get(name, ())
+        if name in study.networks() or name == "merged" or name in study.uncertainty.dropout:
             parts[name] = (ALL,)
         elif name in study.mixtures or name == "shared-trunk":
             parts[name] = (ALL, *experts, WEIGHTS, LOGITS)
-        elif name == "two-seed":
-            parts[name] = (ALL, f"{EXPERT}1", f"{EXPERT}2")
+        elif seeds:
+            parts[name] = (ALL, *(f"{EXPERT}{place}" for place in range(1, len(seeds) + 1)))
         else:
             parts[name] = (ALL, *experts)
     return parts

@@ -14,8 +14,8 @@ from moeseg.evaluation.runner import Change
 from moeseg.evaluation.stages import (
     evaluate,
     load_models,
-    making_stages,
     model_bases,
+    model_stages,
     row_base,
     scored_frames,
     scored_subsets,
@@ -34,7 +34,7 @@ from moeseg.types import Frame, Row
 
 def robustness_stages(run: Run) -> list[Stage]:
     """Return a stage for each sweep, one for corruptions, and those of tables and pictures."""
-    made = making_stages(run)
+    made = model_stages(run)
     settings = run.study.robustness
     stages = [
         Stage(

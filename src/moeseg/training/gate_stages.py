@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from moeseg.config import SECOND
 from moeseg.errors import UsageError
 from moeseg.files import remove
 from moeseg.models import (
@@ -323,8 +322,8 @@ def _fit_gates(run: Run, names: Sequence[str], log: Path, against: Adversary | N
 
 def _make_controls(run: Run) -> None:
     for name in _made_controls(run):
-        if name == "two-seed":
-            folders = [run.model("baseline"), run.model(SECOND)]
+        if name in (seeded := run.study.seeded_baselines()):
+            folders = [run.model(network) for network in seeded[name]]
             pair = [load_expert(folder) for folder in folders]
             model: Model = build_ensemble(pair, "mean-probability")
             save(model, run.model(name), info=model_info(run, name), experts=folders)
@@ -359,7 +358,8 @@ def _make_mean_gate(run: Run, name: str) -> None:
 
 def _controls_cost(run: Run) -> Cost:
     made = _made_controls(run)
-    passes = sum(name == "merged" or (name != "two-seed" and _live(run)) for name in made)
+    joined = run.study.seeded_baselines()
+    passes = sum(name == "merged" or (name not in joined and _live(run)) for name in made)
     frames = passes * len(run.frames(run.study.joined, "train"))
     return Cost(forward_seconds(run, expert_models(run), frames), 0.0)
 

@@ -1,0 +1,173 @@
+"""Which collector of uncertainty each model of an evaluation gets, and all of its variants.
+
+A variant is a model with one of its temperatures, or without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+
+from moeseg.data import SegmentationDataset
+from moeseg.evaluation.collectors import Collector, Ground
+from moeseg.evaluation.runner import run_models
+from moeseg.insight.scoring import parts_of
+from moeseg.models import Mixture, Model, MonteCarloDropout, Segmenter
+from moeseg.types import Row
+from moeseg.uncertainty.collectors import UncertaintyCollector, changed_rows
+from moeseg.uncertainty.conditional import best_threshold
+from moeseg.uncertainty.differences import Variant
+from moeseg.uncertainty.temperature import Temperature, Tempered
+
+Thresholds = Mapping[Variant, Mapping[str, float]]
+"""Of each score of each variant, as `thresholds_of` gives them."""
+
+
+def members_of(model: Model) -> int:
+    """Return how many distributions a model joins: experts or samples; 1 for a network."""
+    return model.samples if isinstance(model, MonteCarloDropout) else len(model.experts)
+
+
+def uncertainty_measure(name: str, model: Model, ground: Ground) -> Sequence[Collector]:
+    """Return the collector of one model without temperature: an `evaluation.collectors.Measure`."""
+    return [collector_of(name, model, ground)]
+
+
+def collector_of(
+    name: str,
+    model: Model,
+    ground: Ground,
+    *,
+    kind: str = "none",
+    thresholds: Mapping[str, float] | None = None,
+    published: bool = False,
+) -> UncertaintyCollector:
+    """Return the collector of one variant of a model.
+
+    Args:
+        name: the model's.
+        model: an expert, ensemble, mixture or MC dropout, without temperature.
+        ground: what all models of the evaluation share.
+        kind: of temperature, which stands in the rows' settings; ``none`` does not.
+        thresholds: of its scores.
+        published: also give the published readings.
+    """
+    base = ground.bases[name]
+    if kind != "none":
+        base = base | {"settings": base["settings"] | {"temperature": kind}}
+    return UncertaintyCollector(
+        name,
+        members_of(model),
+        isinstance(model, Mixture),
+        ground.classes,
+        ground.blocks,
+        ground.subsets,
+        base,
+        _known(model, ground),
+        thresholds=thresholds,
+        published=published,
+    )
+
+
+def variants_of(
+    models: Mapping[str, Model], fitted: Mapping[str, Iterable[Temperature]]
+) -> dict[Variant, Segmenter]:
+    """Return every model and, behind it, the model with each of its temperatures."""
+    found: dict[Variant, Segmenter] = {}
+    for name, model in models.items():
+        found[name, "none"] = model
+        for one in fitted.get(name, ()):
+            found[name, one.kind] = Tempered(model, one)
+    return found
+
+
+def measure_variants(
+    variants: Mapping[Variant, Segmenter],
+    ground: Ground,
+    data: SegmentationDataset,
+    *,
+    thresholds: Thresholds | None = None,
+    published: bool = False,
+    batch_size: int = 8,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> dict[Variant, UncertaintyCollector]:
+    """Run all variants over frames, each expert once an image, and return their filled collectors.
+
+    Args:
+        variants: of the ground's models.
+        ground: what they share.
+        data: the ground's frames, changed or not.
+        thresholds: by variant.
+        published: also give the published readings, of models without temperature.
+        batch_size: frames of one forward pass.
+        workers: loader processes.
+        device: where models run.
+    """
+    chosen = thresholds or {}
+    collectors = {
+        (name, kind): collector_of(
+            name,
+            ground.models[name],
+            ground,
+            kind=kind,
+            thresholds=chosen.get((name, kind)),
+            published=published and kind == "none",  # they are of models as they were published
+        )
+        for name, kind in variants
+    }
+    run_models(
+        {_called(variant): model for variant, model in variants.items()},
+        data,
+        {_called(variant): [one] for variant, one in collectors.items()},
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+    )
+    return collectors
+
+
+def changed_condition_rows(
+    clean: Mapping[Variant, UncertaintyCollector],
+    changed: Mapping[Variant, UncertaintyCollector],
+) -> list[Row]:
+    """Return all rows of changed frames, with how well each score tells them from clean ones.
+
+    Args:
+        clean: collectors of the frames as they are, from `measure_variants`.
+        changed: the same of the frames changed, over a ground whose bases carry the `condition`;
+            of any of the clean variants.
+    """
+    told = [row for variant, one in changed.items() for row in changed_rows(clean[variant], one)]
+    return [*all_rows(changed), *told]
+
+
+def thresholds_of(collectors: Mapping[Variant, UncertaintyCollector]) -> Thresholds:
+    """Return the threshold of each score with the greatest PAvPU on all counted frames."""
+    found: dict[Variant, dict[str, float]] = {}
+    for variant, collector in collectors.items():
+        halves = collector.pixels.sum(0)  # (U, S, 2, N) -> (S, 2, N)
+        best = {
+            name: best_threshold(*halves[place].numpy())
+            for place, name in enumerate(collector.scores)
+        }
+        found[variant] = {name: value for name, value in best.items() if value is not None}
+    return found
+
+
+def all_rows(collectors: Mapping[Variant, UncertaintyCollector]) -> list[Row]:
+    """Return the rows of every collector, in their order."""
+    return [row for collector in collectors.values() for row in collector.rows()]
+
+
+def _called(variant: Variant) -> str:
+    name, kind = variant
+    return name if kind == "none" else f"{name} with temperature {kind}"
+
+
+def _known(model: Model, ground: Ground) -> set[str]:
+    """Return the subsets that a model was trained on; empty if that is not known of every part."""
+    names = [ground.experts.get(id(expert), "") for expert in model.experts]
+    known = all(name in ground.trained for name in names)
+    return parts_of(ground.trained[name] for name in names) if known else set()

@@ -1,0 +1,118 @@
+"""Uncertainty of saved models, or of all models of a run, on frames of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from moeseg.errors import UsageError
+from moeseg.evaluation.rows import write_rows
+from moeseg.evaluation.stages import common_size, load_saved, row_base, saved_print
+from moeseg.models import Expert, Model, MonteCarloDropout
+from moeseg.run import Run
+from moeseg.types import Frame, Row, Size
+from moeseg.uncertainty.stages import fit_frames, fit_temperatures, uncertainty_rows
+from moeseg.uncertainty.temperature import Temperature, load_temperatures, save_temperatures
+
+Temperatures = Literal["saved", "fit", "none"]
+
+
+def models_in(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders of models, with all models of a run in place of the run's folder.
+
+    Raises:
+        UsageError: a run without a model.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        if not (folder / "study.yaml").is_file():
+            found.append(folder)
+            continue
+        models = sorted(path.parent for path in (folder / "models").glob("*/model.json"))
+        if not models:
+            raise UsageError(
+                f"{folder}: expected a run with models, found none yet; run `moeseg study` on "
+                f"{folder / 'study.yaml'} until they are trained"
+            )
+        found += models
+    return found
+
+
+def uncertainty_saved(
+    run: Run,
+    folders: Sequence[Path],
+    subsets: Sequence[str],
+    *,
+    temperatures: Temperatures = "saved",
+    samples: int | None = None,
+    out: Path | None = None,
+) -> list[Row]:
+    """Measure the uncertainty of saved models on labelled frames of a study.
+
+    Args:
+        run: whose data, `eval` and `uncertainty` settings hold.
+        folders: of models or of runs, which stand for all of their models.
+        subsets: subsets and joins that get rows.
+        temperatures: those ``saved`` with the models, or ``fit`` now on the frames of
+            `uncertainty.fit` and saved with them, or ``none``.
+        samples: also measure every single network with MC dropout of so many samples.
+        out: file for the rows (JSON lines); None writes none.
+
+    Raises:
+        CheckpointError: a folder holds no model, or one of another taxonomy than the data.
+        UsageError: no frames to fit on, a network without dropout, or an unknown subset.
+    """
+    study = run.study.uncertainty.model_copy(update={"subsets": tuple(subsets)})
+    run = Run(run.study.model_copy(update={"uncertainty": study}), run.folder)
+    folders = models_in(folders)
+    models, infos = load_saved(run, folders)
+    size = run.study.eval.size or common_size(folders)
+    places = dict(zip(models, folders, strict=True))
+    if samples is not None:
+        for name, model in _sampled(models, samples, run.study.seed).items():
+            models[name] = model
+            infos[name] = {k: v for k, v in infos[name.split(" ")[0]].items() if k != "subset"}
+    choosing = fit_frames(run, strict=temperatures == "fit")
+    fitted = _temperatures(run, models, places, temperatures, size, choosing)
+    frames = tuple(
+        frame
+        for part in dict.fromkeys(part for subset in subsets for part in subset.split("+"))
+        for frame in run.catalogue.select(part, run.study.eval.split)
+    )
+    base = row_base(run, size, saved_print(run, folders, frames, size))
+    rows = uncertainty_rows(models, run, subsets, base, infos, fitted, frames, choosing)
+    if out is not None:
+        write_rows(out, rows)
+    return rows
+
+
+def _sampled(models: dict[str, Model], samples: int, seed: int) -> dict[str, Model]:
+    networks = {name: model for name, model in models.items() if isinstance(model, Expert)}
+    if not networks:
+        raise UsageError(
+            "--mc-dropout: expected a single network, which is sampled, got none; name the folder "
+            "of one, e.g. baseline"
+        )
+    return {
+        f"{name} mc-dropout-{samples}": MonteCarloDropout(network, samples, seed=seed).eval()
+        for name, network in networks.items()
+    }
+
+
+def _temperatures(
+    run: Run,
+    models: dict[str, Model],
+    places: dict[str, Path],
+    wanted: Temperatures,
+    size: Size,
+    choosing: Sequence[Frame],
+) -> dict[str, list[Temperature]]:
+    if wanted == "none":
+        return {}
+    if wanted == "saved":
+        return {name: [*load_temperatures(folder).values()] for name, folder in places.items()}
+    fitted = fit_temperatures(models, run, choosing, size)
+    for name, folder in places.items():
+        save_temperatures(folder, fitted[name])
+    return fitted

@@ -1,0 +1,306 @@
+"""The stages of uncertainty: MC dropout models, temperatures, and the rows of every variant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moeseg.errors import UsageError
+from moeseg.evaluation.rows import METRIC_KEYS, write_rows
+from moeseg.evaluation.runner import run_models
+from moeseg.evaluation.stages import (
+    ground_of,
+    load_models,
+    model_stages,
+    row_base,
+    scored_subsets,
+)
+from moeseg.models import (
+    TEMPERATURES,
+    Expert,
+    Model,
+    MonteCarloDropout,
+    save,
+)
+from moeseg.run import Cost, Run, Stage
+from moeseg.training.network_stages import (
+    forward_seconds,
+    load_expert,
+    model_info,
+    planned_network,
+)
+from moeseg.types import Frame, Row, Size
+from moeseg.uncertainty.differences import difference_rows
+from moeseg.uncertainty.fitting import PointCollector
+from moeseg.uncertainty.measures import (
+    all_rows,
+    measure_variants,
+    thresholds_of,
+    variants_of,
+)
+from moeseg.uncertainty.temperature import Temperature, load_temperatures, save_temperatures
+
+ROWS = "uncertainty.jsonl"
+
+
+def dropout_stages(run: Run) -> list[Stage]:
+    """Return the stage that makes the study's MC dropout models, if it has some."""
+    sampled = run.study.uncertainty.dropout
+    if not sampled:
+        return []
+    return [
+        Stage(
+            name="mc-dropout",
+            make=_make_dropout,
+            inputs=_dropout_inputs,
+            outputs=lambda run: [run.model(name) for name in sampled],
+            needs=tuple(dict.fromkeys(f"train-{one.of}" for one in sampled.values())),
+        )
+    ]
+
+
+def uncertainty_stages(run: Run) -> list[Stage]:
+    """Return the stages that fit temperatures and measure uncertainty, if the study wants them."""
+    if not run.study.uncertainty.measure:
+        return []
+    made = model_stages(run)
+    stages = []
+    if run.study.uncertainty.temperatures:
+        stages.append(
+            Stage(
+                name="temperatures",
+                make=_make_temperatures,
+                inputs=_fit_inputs,
+                outputs=lambda run: [
+                    run.model(name) / TEMPERATURES for name in run.study.model_names()
+                ],
+                needs=made,
+                cost=_fit_cost,
+            )
+        )
+    before = tuple(stage.name for stage in stages)
+    stages.append(
+        Stage(
+            name="uncertainty",
+            make=_make_rows,
+            inputs=_inputs,
+            outputs=lambda run: [run.folder / ROWS],
+            needs=(*made, *before),
+            cost=_cost,
+        )
+    )
+    return stages
+
+
+def fit_frames(run: Run, *, strict: bool = True) -> tuple[Frame, ...]:
+    """Return the frames that temperatures and thresholds are chosen on; may be none.
+
+    Args:
+        run: the study.
+        strict: False gives none where some of them are measured on too.
+
+    Raises:
+        UsageError: an unknown subset is named, or one of the frames is measured on too.
+    """
+    fit = run.study.uncertainty.fit
+    if fit.subset is not None:
+        frames = run.catalogue.select(fit.subset, fit.split)
+    else:
+        present = run.catalogue.subsets(fit.split)
+        parts = [part for part in run.study.joined.split("+") if part in present]
+        frames = run.catalogue.select("+".join(parts), fit.split) if parts else ()
+    measured = {frame.key for frame in measured_frames(run)}
+    both = [frame.key for frame in frames if frame.key in measured]
+    if both and not strict:
+        return ()
+    if both:
+        raise UsageError(
+            f"uncertainty.fit: expected frames that are not measured on, got {len(both)} that are, "
+            f"e.g. {both[0]!r}; name another subset or split there, or leave the subset out of "
+            "`uncertainty.subsets`"
+        )
+    return frames
+
+
+def measured_subsets(run: Run) -> tuple[str, ...]:
+    """Return the subsets and joins that uncertainty is measured on."""
+    return run.study.uncertainty.subsets or scored_subsets(run)
+
+
+def measured_frames(run: Run) -> tuple[Frame, ...]:
+    """Return every frame that uncertainty is measured on, once."""
+    parts = dict.fromkeys(part for subset in measured_subsets(run) for part in subset.split("+"))
+    return tuple(f for name in parts for f in run.catalogue.select(name, run.study.eval.split))
+
+
+def uncertainty_rows(
+    models: Mapping[str, Model],
+    run: Run,
+    subsets: Sequence[str],
+    base: Row,
+    infos: Mapping[str, Mapping[str, Any]],
+    fitted: Mapping[str, Sequence[Temperature]],
+    frames: Sequence[Frame],
+    choosing: Sequence[Frame],
+) -> list[Row]:
+    """Measure models, each without and with its temperatures, and return all rows.
+
+    Args:
+        models: by name.
+        run: where data, size and settings come from.
+        subsets: subsets and joins of the frames that get rows.
+        base: keys of every row; its `size` is that of scoring.
+        infos: what each model was saved with.
+        fitted: temperatures by model.
+        frames: that are measured on, each once.
+        choosing: that thresholds are chosen on; without any, the rows have none.
+    """
+    size: Size = (base["size"][0], base["size"][1])
+    variants = variants_of(models, fitted)
+    settings: dict[str, Any] = {
+        "published": run.study.uncertainty.published,
+        "batch_size": run.study.eval.batch_size,
+        "workers": run.study.data.workers,
+        "device": run.device,
+    }
+    thresholds = None
+    if choosing:
+        present = tuple(dict.fromkeys(frame.subset for frame in choosing))
+        ground = ground_of(models, run, choosing, present, base, infos)
+        data = run.dataset(choosing, size)
+        thresholds = thresholds_of(measure_variants(variants, ground, data, **settings))
+    ground = ground_of(models, run, frames, subsets, base, infos)
+    collectors = measure_variants(
+        variants, ground, run.dataset(frames, size), thresholds=thresholds, **settings
+    )
+    return [*all_rows(collectors), *difference_rows(collectors)]
+
+
+def fit_temperatures(
+    models: Mapping[str, Model], run: Run, frames: Sequence[Frame], size: Size
+) -> dict[str, list[Temperature]]:
+    """Fit every temperature of the settings that a model can have, in one pass over the frames.
+
+    Raises:
+        UsageError: there is no labelled frame.
+    """
+    settings = run.study.uncertainty
+    _check_frames(run, frames)
+    points = {
+        name: PointCollector(name, model, settings.temperatures, len(frames), settings.fit.pixels)
+        for name, model in models.items()
+    }
+    run_models(
+        models,
+        run.dataset(frames, size),
+        {name: [one] for name, one in points.items()},
+        batch_size=run.study.eval.batch_size,
+        workers=run.study.data.workers,
+        device=run.device,
+    )
+    return {name: one.fit() for name, one in points.items()}
+
+
+def _sampled(run: Run, name: str, network: Expert) -> MonteCarloDropout:
+    config = run.study.uncertainty.dropout[name]
+    return MonteCarloDropout(
+        network, config.samples, rate=config.rate, layers=config.layers, seed=run.study.seed
+    )
+
+
+def _dropout_inputs(run: Run) -> dict[str, Any]:
+    sampled = run.study.uncertainty.dropout
+    for name, config in sampled.items():  # a network without dropout is told before it is trained
+        _sampled(run, name, planned_network(run, config.of))
+    return {name: config.model_dump(mode="json") for name, config in sampled.items()}
+
+
+def _make_dropout(run: Run) -> None:
+    for name, config in run.study.uncertainty.dropout.items():
+        folder = run.model(config.of)
+        model = _sampled(run, name, load_expert(folder))
+        save(model, run.model(name), info=model_info(run, name), experts=[folder])
+
+
+def _make_temperatures(run: Run) -> None:
+    models = load_models(run)
+    fitted = fit_temperatures(models, run, fit_frames(run), run.eval_size)
+    for name, temperatures in fitted.items():
+        save_temperatures(run.model(name), temperatures)
+
+
+def _make_rows(run: Run) -> None:
+    models = load_models(run)
+    kinds = run.study.uncertainty.temperatures
+    fitted = {
+        name: [one for one in load_temperatures(run.model(name)).values() if one.kind in kinds]
+        for name in models
+    }
+    rows = uncertainty_rows(
+        models,
+        run,
+        measured_subsets(run),
+        row_base(run, run.eval_size, run.record("uncertainty")["fingerprint"]),
+        {name: model_info(run, name) for name in models},
+        fitted,
+        measured_frames(run),
+        fit_frames(run),
+    )
+    write_rows(run.folder / ROWS, rows)
+
+
+def _check_frames(run: Run, frames: Sequence[Frame]) -> None:
+    if not frames:
+        fit = run.study.uncertainty.fit
+        raise UsageError(
+            "uncertainty.temperatures: expected validation frames to fit them on, found none of "
+            f"{fit.subset or run.study.joined} in split {fit.split!r}; name frames under "
+            "`uncertainty.fit`, or set `uncertainty.temperatures: []`"
+        )
+
+
+def _fit_inputs(run: Run) -> dict[str, Any]:
+    frames = fit_frames(run)
+    _check_frames(run, frames)
+    settings = run.study.uncertainty
+    return {
+        "temperatures": settings.temperatures,
+        "pixels": settings.fit.pixels,
+        "frames": run.frames_print(frames),
+        "size": run.eval_size,
+        "fit": run.study.data.fit,
+        "taxonomy": run.catalogue.taxonomy.to_json(),
+    }
+
+
+def _inputs(run: Run) -> dict[str, Any]:
+    return {
+        "published": run.study.uncertainty.published,
+        "temperatures": run.study.uncertainty.temperatures,
+        "subsets": measured_subsets(run),
+        "split": run.study.eval.split,
+        "frames": run.frames_print(measured_frames(run)),
+        "choosing": run.frames_print(fit_frames(run)),
+        "size": run.eval_size,
+        "fit": run.study.data.fit,
+        "taxonomy": run.catalogue.taxonomy.to_json(),
+        "seed": run.study.seed,
+        "settings": run.study.habits(),
+        "rows": {k: METRIC_KEYS[k] for k in ("detector", "calibration", "conditional")},
+    }
+
+
+def _fit_cost(run: Run) -> Cost:
+    frames = len(fit_frames(run))
+    return Cost(1.5 * forward_seconds(run, run.study.networks(), frames, run.eval_size))
+
+
+def _cost(run: Run) -> Cost:
+    frames = len(measured_frames(run)) + len(fit_frames(run))
+    once = forward_seconds(run, run.study.networks(), frames, run.eval_size)
+    kinds = len(run.study.uncertainty.temperatures)
+    variants = len(run.study.model_names()) * (1 + kinds)
+    classes, (height, width) = len(run.catalogue.taxonomy), run.eval_size
+    # seconds a logit, measured on one core of a 2023 server
+    counting = 1.6e-8 * variants * frames * classes * height * width
+    return Cost(1.5 * once + counting + 1.0 * variants, 2e6)

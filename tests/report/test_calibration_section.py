@@ -1,0 +1,158 @@
+"""The section on uncertainty: what is on it, whence its numbers, what it says is missing."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from moeseg.evaluation.rows import read_rows, write_rows
+from moeseg.report import render
+from moeseg.report.calibration import calibration
+from moeseg.types import Row
+from report_run import write_run
+from routed import CLASSES, SUBSETS
+from uncertain_run import MODELS, write_uncertainty
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_run(tmp_path_factory.mktemp("uncertain") / "run")
+    write_uncertainty(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(whole: Path) -> list[Row]:
+    return read_rows(whole / "uncertainty.jsonl")
+
+
+@pytest.fixture(scope="module")
+def page(whole: Path) -> str:
+    return render(whole)
+
+
+def section(page: str) -> str:
+    found = re.search(r'<section id="uncertainty">.*?</section>', page, re.DOTALL)
+    return found.group() if found else ""
+
+
+def test_every_model_subset_and_class_is_there(page: str) -> None:
+    text = html.unescape(section(page))
+    for name in (*MODELS, *SUBSETS, *CLASSES):
+        assert name in text
+    assert '<a href="#uncertainty">' in page
+    for title in ("calibration", "as published", "paired differences", "conditional correctness"):
+        assert f"clean: {title}</h3>" in text
+    assert "Uncertainty on changed images" in text
+
+
+def test_tables_hold_the_rows_numbers(rows: list[Row]) -> None:
+    made = calibration(rows, True)
+    found = {t.title.rsplit(": ", 1)[-1]: t for t in made.tables}
+    (row,) = [
+        r
+        for r in rows
+        if (r["kind"], r["model"], r["subset"], r["condition"])
+        == ("calibration", "moe-classwise", "highway+urban", "clean")
+        and r["settings"] == {"temperature": "gate"}
+        and r["reading"] == "multi-class"
+    ]
+    (line,) = [
+        line
+        for line in found["calibration"].lines
+        if [cell.text for cell in line[:3]] == ["moe-classwise", "highway+urban", "gate"]
+    ]
+    assert line[6].text.startswith(f"{row['ece']:.4f} [")
+    assert line[11].order == f"{row['nll']:.4f}"
+    changed = found["Uncertainty on changed images"]
+    assert {line[0].text for line in changed.lines} == {"fog-3"}
+    assert len(changed.lines) == len(MODELS) * len(SUBSETS)
+    differences = found["paired differences"].lines
+    assert {line[1].text for line in differences} == {"none", "one"}
+    assert any("better" in cell.text for line in differences for cell in line)
+
+
+def test_every_figure_has_its_data_and_can_be_chosen(rows: list[Row]) -> None:
+    made = calibration(rows, True)
+    plots = made.group.choices["plot"]
+    assert plots == [
+        *("reliability", "reliability of a class", "risk and coverage"),
+        *("p(accurate | certain)", "p(uncertain | inaccurate)", "PAvPU"),
+    ]
+    keys = [tuple(sorted(figure.choice.items())) for figure in made.group.figures]
+    assert len(keys) == len(set(keys))
+    names = [figure.data.file for figure in made.group.figures]
+    assert len(names) == len(set(names))
+    for figure in made.group.figures:
+        assert figure.caption
+        assert len(figure.data.text.splitlines()) > 2
+        assert figure.legend
+    (diagram,) = [
+        figure
+        for figure in made.group.figures
+        if figure.choice["plot"] == "reliability"
+        and (figure.choice["model"], figure.choice["subset"]) == ("moe-simple", "urban")
+    ]
+    assert {key.name for key in diagram.legend} == {"none", "one", "gate"}
+    (row,) = [
+        r
+        for r in rows
+        if (r["kind"], r["model"], r["subset"], r["condition"], r["settings"])
+        == ("calibration", "moe-simple", "urban", "clean", {})
+        and r["reading"] == "multi-class"
+    ]
+    told = [line.split(",") for line in diagram.data.text.splitlines()[1:]]
+    mine = [(float(x), float(y)) for name, x, y in told if name == "none"]
+    _, confidence, accuracy = row["reliability"]
+    kept = [(x, y) for x, y in zip(confidence, accuracy, strict=True) if x is not None]
+    assert len(mine) == len(kept) > 5
+    for one, other in zip(mine, kept, strict=True):
+        assert one == pytest.approx(other)
+
+
+def test_a_page_stays_small_and_its_links_hold_the_data(page: str) -> None:
+    text = section(page)
+    assert len(text) < 6e6
+    uris = re.findall(r'href="data:text/csv;base64,([^"]+)"', text)
+    assert base64.b64decode(uris[0]).decode().startswith("model,subset,temperature")
+
+
+def test_a_run_without_uncertainty_has_no_section(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    page = render(folder)
+    assert section(page) == ""
+    assert "#uncertainty" not in page
+    settings = yaml.safe_load((folder / "study.yaml").read_text())
+    settings["uncertainty"] = {"measure": True}
+    (folder / "study.yaml").write_text(yaml.safe_dump(settings))
+    assert "No uncertainty in this run" in section(render(folder))
+
+
+def test_rows_that_are_not_as_expected_are_left_out_and_told(
+    whole: Path, rows: list[Row], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    broken = [row for row in rows if row["kind"] == "calibration"][:2]
+    lines = [broken[0], broken[1] | {"ece": 1.5}]
+    (folder / "uncertainty.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    page = render(folder)
+    assert "ece is 1.5, expected 0..1" in page
+    assert "calibration</h3>" in section(page)
+
+
+def test_rows_of_calibration_in_results_are_shown_too(
+    whole: Path, rows: list[Row], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    (folder / "uncertainty.jsonl").unlink()
+    found = read_rows(folder / "results.jsonl")
+    trusted = [row for row in rows if row["kind"] == "calibration"]
+    write_rows(folder / "results.jsonl", [*found, *trusted])
+    assert "clean: calibration</h3>" in section(render(folder))
