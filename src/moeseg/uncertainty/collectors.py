@@ -396,10 +396,10 @@ def changed_rows(clean: UncertaintyCollector, changed: UncertaintyCollector) -> 
         changed: of the same model on the same frames, changed; rows carry its `condition`.
 
     Raises:
-        DataError: the two are of other models, scores, frames or subsets.
+        DataError: the two are of other models, frames or subsets.
     """
-    same = (clean.model, clean.scores, clean.blocks, clean.subsets)
-    if same != (changed.model, changed.scores, changed.blocks, changed.subsets):
+    same = (clean.model, clean.members, clean.blocks, clean.subsets)
+    if same != (changed.model, changed.members, changed.blocks, changed.subsets):
         raise DataError(
             f"expected {clean.model!r} clean and changed on the same frames, got "
             f"{changed.model!r} on others; evaluate both in one run."
@@ -411,8 +411,10 @@ def changed_rows(clean: UncertaintyCollector, changed: UncertaintyCollector) -> 
         head = changed.task_head(subset, "changed-frames", unit, len(groups))
         head["images"] *= 2
         for place, name in enumerate(changed.scores):
+            if name not in clean.scores:
+                continue
             positives = sums(changed.frames[:, place], groups)  # (G, N)
-            negatives = sums(clean.frames[:, place], groups)
+            negatives = sums(clean.frames[:, clean.scores.index(name)], groups)
             halves = (positives, negatives, drawn, drawn)
             found.append(detector_row(head | {"score": name}, *halves, merged=changed.merged))
     return found
