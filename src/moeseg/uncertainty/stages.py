@@ -337,5 +337,5 @@ def _cost(run: Run) -> Cost:
     variants = len(run.study.model_names()) * (1 + kinds)
     classes, (height, width) = len(run.catalogue.taxonomy), run.eval_size
     # seconds a logit, measured on one core of a 2023 server
-    counting = 1.6e-8 * variants * frames * classes * height * width
+    counting = 4e-8 * variants * frames * classes * height * width
     return Cost(1.5 * once + counting + 1.0 * variants, 2e6)
