@@ -186,7 +186,9 @@ def test_render_writes_scenes_that_the_a2d2_reader_reads(moeseg: Command, tmp_pa
     assert all(frame.image.exists() and frame.label.exists() for frame in read)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["study", "--help"], ["data", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["study", "--help"], ["uncertainty", "--help"], ["data", "--help"]]
+)
 def test_help_teaches(moeseg: Command, words: list[str]) -> None:
     code, out, _ = moeseg(*words)
     assert code == 0

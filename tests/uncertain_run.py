@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from moeseg.evaluation.rows import write_rows
 from moeseg.types import Row
 from moeseg.uncertainty.collectors import UncertaintyCollector, changed_rows
 from moeseg.uncertainty.differences import Variant, difference_rows
 from predicted import collector, fill, predicted
+from report_run import SIZE
 from routed import BASE
 
 MODELS = {
@@ -47,6 +53,25 @@ def rows(published: bool = True) -> list[Row]:
 
 
 def write_uncertainty(folder: Path) -> Path:
-    """Write the rows into a run's folder; return the file."""
+    """Write the rows, and maps of `report_run`'s frames, into a run's folder; return the file."""
     write_rows(folder / "uncertainty.jsonl", rows())
+    write_maps(folder / "uncertainty" / "maps" / "clean")
     return folder / "uncertainty.jsonl"
+
+
+def map_of(frame: int) -> NDArray[np.uint8]:
+    """Return the (H, W) entropy of `moe-simple` on a frame, 255 for 1; it grows to the right."""
+    columns, _ = np.meshgrid(np.arange(SIZE[1]), np.arange(SIZE[0]))
+    return ((16 * columns + frame) % 256).astype(np.uint8)
+
+
+def write_maps(place: Path, frames: int = 4) -> None:
+    """Write the maps of some frames, and their index."""
+    keys = [f"drive <{number % 2}>/{number:03d}" for number in range(frames)]
+    for number in range(frames):
+        (place / f"{number:04d}").mkdir(parents=True)
+        picture = Image.fromarray(map_of(number))
+        picture.save(place / f"{number:04d}" / "moe-simple.entropy.png")
+    dirs = {key: f"{number:04d}" for number, key in enumerate(keys)}
+    index = {"maps": {"moe-simple": ["entropy"]}, "frames": dirs}
+    (place / "index.json").write_text(json.dumps(index), encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 
 from moeseg.report import write_report
 from report_run import CLASSES, COLOURS, EXPERTS, MODELS, SIZE, SUBSETS, ids_of, write_run
-from uncertain_run import write_uncertainty
+from uncertain_run import map_of, write_uncertainty
 
 CATEGORIES = {
     (True, True): "unanimous",
@@ -140,6 +140,21 @@ def test_a_figure_is_found_by_its_choice(visit: Visit) -> None:
     assert "Nothing was measured" in group.inner_text()
     group.locator("select[data-name=subset]").select_option(SUBSETS[1])
     assert seen()[0] == f"Risk and coverage: moe-simple on {SUBSETS[1]}"
+
+
+def test_maps_of_doubt_are_painted_in_steps(visit: Visit) -> None:
+    visit.layer(0, "doubt:moe-simple.entropy")
+    visit.page.wait_for_function("document.querySelector('#x-views canvas').width == 16")
+    seen = visit.pixels(0)
+    steps = (map_of(3).astype(int) * 10 // 256).flatten().tolist()
+    assert {step for step, pixel in zip(steps, seen, strict=True) if pixel[3] == 0} == {0}
+    painted: dict[int, set[tuple[int, ...]]] = {}
+    for step, pixel in zip(steps, seen, strict=True):
+        painted.setdefault(step, set()).add(pixel)
+    assert all(len(colours) == 1 for colours in painted.values())
+    darkness = [-sum(next(iter(painted[step]))[:3]) for step in sorted(painted) if step]
+    assert darkness == sorted(darkness)
+    assert "0.9 to 1.0" in visit.text("#x-views .pane .legend")
 
 
 def test_a_plot_of_uncertainty_asks_for_what_it_hangs_on(visit: Visit) -> None:

@@ -147,6 +147,12 @@ def test_rows_that_are_not_as_expected_are_left_out_and_told(
     assert "calibration</h3>" in section(page)
 
 
+def test_a_map_that_is_not_there_is_told(whole: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    (folder / "uncertainty" / "maps" / "clean" / "0001" / "moe-simple.entropy.png").unlink()
+    assert "0001/moe-simple.entropy.png" in render(folder)
+
+
 def test_rows_of_calibration_in_results_are_shown_too(
     whole: Path, rows: list[Row], tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from command import Command
 from moeseg.config import load_study, parse_study
@@ -20,6 +21,7 @@ from moeseg.run import Run
 from moeseg.study import ledger, plan, run_study
 from moeseg.types import Row
 from moeseg.uncertainty.saved import uncertainty_saved
+from moeseg.uncertainty.scores import uncertainty
 from moeseg.uncertainty.stages import ROWS, fit_frames
 from moeseg.uncertainty.temperature import Tempered, load_temperatures
 from tiny import study_settings, write_data
@@ -136,6 +138,24 @@ def test_a_second_run_does_nothing_and_a_setting_redoes_what_hangs_on_it(finishe
     book = ledger(Run(changed, finished.folder))
     stale = [name for name, stage in book.stages.items() if book.state(stage) != "done"]
     assert stale == ["uncertainty", "report"]
+
+
+def test_maps_are_the_scores_of_the_kept_frames(finished: Run) -> None:
+    place = finished.folder / "uncertainty" / "maps" / "clean"
+    index = json.loads((place / "index.json").read_text())
+    names = ["baseline", "moe-simple", "moe-classwise-conv", "mc-dropout"]
+    assert list(index["maps"]) == names
+    assert index["maps"]["baseline"] == ["entropy"]
+    assert index["maps"]["moe-simple"] == ["entropy", "mutual-information"]
+    model = load(finished.model("moe-simple"))
+    data = finished.dataset(finished.frames("day+dusk", "test"))
+    for image, _, key in (data[n] for n in range(len(data))):
+        with torch.no_grad():
+            whole = model(image[None], expert_logits=True)
+        for score in index["maps"]["moe-simple"]:
+            file = place / index["frames"][key] / f"moe-simple.{score}.png"
+            shown = np.asarray(Image.open(file)) / 255
+            np.testing.assert_allclose(shown, uncertainty(whole, score)[0].numpy(), atol=3e-3)
 
 
 def test_models_of_the_study_are_loaded_as_what_they_are(finished: Run) -> None:

@@ -7,6 +7,12 @@
 
 function explore(sets) {
   const WRONG = "#D55E00", IGNORE = 255, MOST = 24, LEGEND = 10;
+  // ten steps of a score, from light to dark; the lowest is not painted
+  const DOUBT = Array.from({ length: 10 }, (_, k) => (k ? mixed("#ffe8cc", "#6b1d00", (k - 1) / 8) : ""));
+  function mixed(from, to, share) {
+    const part = (colour, at) => parseInt(colour.slice(at, at + 2), 16);
+    return `#${[1, 3, 5].map((at) => Math.round(part(from, at) * (1 - share) + part(to, at) * share).toString(16).padStart(2, "0")).join("")}`;
+  }
   const at = (id) => document.getElementById(`x-${id}`);
   const root = document.getElementById("explorer");
   const state = {
@@ -60,6 +66,10 @@ function explore(sets) {
     return { name: found.name, colour };
   }
   function mixtures() { return state.set.models.filter((name) => name in state.set.mixtures); }
+  function maps() {
+    const of = Object.entries(state.set.maps ?? {});
+    return of.flatMap(([name, scores]) => scores.map((score) => [`${name}.${score}`, `${score}: ${name}`]));
+  }
   function choices() {
     return [
       ["photo", "photo"], ["label", "label"],
@@ -67,6 +77,7 @@ function explore(sets) {
       ...mixtures().map((name) => [`agreement:${name}`, `agreement: ${name}`]),
       ...state.set.models.map((name) => [`error:${name}`, `errors: ${name}`]),
       ...mixtures().map((name) => [`winner:${name}`, `winning expert: ${name}`]),
+      ...maps().map(([name, text]) => [`doubt:${name}`, text]),
     ];
   }
   function needs(layer) {
@@ -94,6 +105,10 @@ function explore(sets) {
       const right = { name: "right", colour: "" }, wrong = { name: "wrong", colour: WRONG };
       const unlabelled = { name: "no label", colour: "" };
       return (i) => (ids.label[i] === IGNORE ? unlabelled : ids[name][i] === ids.label[i] ? right : wrong);
+    }
+    if (kind === "doubt") {
+      const steps = DOUBT.map((colour, k) => ({ name: `${(k / 10).toFixed(1)} to ${((k + 1) / 10).toFixed(1)}`, colour }));
+      return (i) => steps[ids[name][i]];
     }
     return (i) => {
       const e = winnerAt(name, i);
@@ -346,7 +361,7 @@ function explore(sets) {
       gate();
       return;
     }
-    const shown = ["label", ...state.set.models];
+    const shown = ["label", ...state.set.models, ...maps().map(([name]) => name)];
     const arrays = await Promise.all(shown.map((name) => (frame.layers[name] ? idsOf(frame.layers[name]) : null)));
     if (state.frame !== frame) return;  // another one was chosen meanwhile
     state.ids = Object.fromEntries(shown.map((name, i) => [name, arrays[i]]));

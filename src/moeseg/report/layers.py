@@ -38,11 +38,13 @@ class Explorer:
     missing: list[str] = field(default_factory=list)
 
 
-def read_layers(folder: Path, limit: int = LIMIT) -> Explorer:
+def read_layers(folder: Path, limit: int = LIMIT, maps: Path | None = None) -> Explorer:
     """Pack the layers of all conditions.
 
     Args:
         folder: a run's `insight/layers`.
+        maps: a run's `uncertainty/maps`, with folders of the same names; None, or a folder that is
+            not there, for none.
         limit: bytes of pictures; where they are more, each subset gives up its last frames.
     """
     found = Explorer()
@@ -51,7 +53,8 @@ def read_layers(folder: Path, limit: int = LIMIT) -> Explorer:
     for path in sorted(indices, key=lambda path: (path.parent.name != "clean", path.parent.name)):
         try:
             index = _read_index(path)
-            packed = _pack(index, path.parent, limit // len(indices), found.missing)
+            index["maps"], drawn = _read_maps(maps, path.parent.name)
+            packed = _pack(index, path.parent, drawn, limit // len(indices), found.missing)
         except MoesegError as error:
             found.missing.append(f"Frame explorer: {error}")
             continue
@@ -76,12 +79,29 @@ def _read_index(path: Path) -> dict[str, Any]:
     return dict(index)
 
 
-def _pack(index: dict[str, Any], folder: Path, limit: int, missing: list[str]) -> dict[str, Any]:
+def _read_maps(maps: Path | None, condition: str) -> tuple[dict[str, list[str]], dict[str, Path]]:
+    """Return the scores of each model that are drawn, and the folder of each frame, by its key."""
+    place = None if maps is None else maps / condition
+    if place is None or not (place / "index.json").is_file():
+        return {}, {}
+    index = json.loads((place / "index.json").read_text(encoding="utf-8"))
+    return dict(index["maps"]), {key: place / str(own) for key, own in index["frames"].items()}
+
+
+def _pack(
+    index: dict[str, Any],
+    folder: Path,
+    drawn: dict[str, Path],
+    limit: int,
+    missing: list[str],
+) -> dict[str, Any]:
     """Return an index with the pictures in it, as many frames as `limit` bytes hold."""
     kept, spent, left_out = [], 0, 0
     for number in _in_turns([frame["subset"] for frame in index["frames"]]):
         frame = index["frames"][number]
         packed = _frame(index, frame, folder / str(frame["dir"]), missing)
+        if frame["key"] in drawn:
+            packed["layers"] |= _maps(index, frame, drawn[frame["key"]], missing)
         size = sum(map(len, (packed["photo"] or "", *packed["layers"].values())))
         if left_out or spent + size > limit:  # a later one that fits does not jump the queue
             left_out += 1
@@ -143,6 +163,20 @@ def _frame(
     }
 
 
+def _maps(
+    index: dict[str, Any], frame: dict[str, Any], folder: Path, missing: list[str]
+) -> dict[str, str]:
+    """Return the maps of a frame by model and score, in ten steps 0..9."""
+    found = {}
+    for name in (f"{model}.{score}" for model, own in index["maps"].items() for score in own):
+        try:
+            found[name] = _ids(folder / f"{name}.png", index["size"], steps=10)
+        except DataError as error:
+            place = f"{index['condition']}/{folder.name}/{name}.png"
+            missing.append(f"Frame explorer: {place} of {frame['key']}: {error}")
+    return found
+
+
 def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as picture:
@@ -160,8 +194,11 @@ def _photo(path: Path) -> str:
     return _uri("webp", file)
 
 
-def _ids(path: Path, size: list[int]) -> str:
-    """Return ids as PNG of their own making, without what a colour profile might change."""
+def _ids(path: Path, size: list[int], steps: int = 256) -> str:
+    """Return ids as PNG of their own making, without what a colour profile might change.
+
+    With fewer `steps`, 0..255 becomes 0..steps - 1, which takes less room.
+    """
     picture = _open(path)
     if picture.mode != "L" or [picture.height, picture.width] != size:
         raise DataError(
@@ -169,7 +206,10 @@ def _ids(path: Path, size: list[int]) -> str:
             f"{picture.height} x {picture.width}."
         )
     file = io.BytesIO()
-    Image.frombytes("L", picture.size, picture.tobytes()).save(file, "PNG", optimize=True)
+    plain = Image.frombytes("L", picture.size, picture.tobytes())
+    if steps < 256:
+        plain = plain.point([value * steps // 256 for value in range(256)])
+    plain.save(file, "PNG", optimize=True)
     return _uri("png", file)
 
 

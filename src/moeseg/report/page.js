@@ -53,7 +53,7 @@ for (const group of document.querySelectorAll(".group")) {
       seen += !one.hidden;
     }
     group.querySelector(".none").hidden = seen > 0;
-    const asked = new Set(figures.flatMap(([f, choice]) => (f.hidden ? [] : Object.keys(choice))));
+    const asked = new Set(found.flatMap(([f, choice]) => (f.hidden ? [] : Object.keys(choice))));
     // a choice that nothing shown hangs on is not asked for; where nothing is shown, all are
     for (const s of selects) s.parentElement.hidden = seen > 0 && !asked.has(s.dataset.name);
   };

@@ -86,7 +86,8 @@ def read_run(folder: Path) -> RunFiles:
             "`moeseg study` command goes on where it stopped."
         )
     missing += _half_finished(study, rows)
-    explorer = read_layers(folder / "insight" / "layers")
+    maps = folder / "uncertainty" / "maps"
+    explorer = read_layers(folder / "insight" / "layers", maps=maps)
     missing += explorer.missing
     return RunFiles(tuple(rows), tuple(uncertainty), tuple(other), study, explorer, tuple(missing))
 

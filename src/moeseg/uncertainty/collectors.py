@@ -7,8 +7,7 @@ resampling block. Paired differences of two collectors are `uncertainty.differen
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,28 +16,23 @@ from torch import Tensor
 from moeseg.errors import DataError
 from moeseg.evaluation.intervals import (
     Blocks,
-    interval,
     resample_counts,
-    share_interval,
 )
 from moeseg.evaluation.rows import validate_row
 from moeseg.insight.histograms import Floats
-from moeseg.insight.scoring import ScoreCollector, curve, detector_row, number, sums
+from moeseg.insight.scoring import ScoreCollector, detector_row, sums
 from moeseg.metrics import class_ids
 from moeseg.types import IGNORE, Prediction, Row
 from moeseg.uncertainty import calibration, conditional
+from moeseg.uncertainty.formulas import Strip, strips_of
+from moeseg.uncertainty.readings import PROBABILITY, calibration_rows, conditional_rows
 from moeseg.uncertainty.scores import (
-    Strip,
     check_scores,
     largest,
     maximum,
     refuse_nan,
     scores_of,
-    strips_of,
 )
-
-PROBABILITY = "probability"
-"""Where confidence is the probability of the predicted class, and no score."""
 
 
 class UncertaintyCollector(ScoreCollector):
@@ -150,21 +144,32 @@ class UncertaintyCollector(ScoreCollector):
             DataError: a frame was counted twice, or a base key is missing.
         """
         found = super().rows()
-        found += [row for subset in self.subsets for row in self._calibration(subset)]
-        found += [row for subset in self.subsets for row in self._conditional(subset)]
+        found += [row for subset in self.subsets for row in calibration_rows(self, subset)]
+        found += [row for subset in self.subsets for row in conditional_rows(self, subset)]
         for row in found:
             validate_row(row)
         return found
 
     def moments(self, subset: str) -> Floats:
         """Return the (G, 3, 15) moments of confidence of the resampling units of a subset."""
-        return calibration.equal_width(self._fine(subset))
+        return calibration.equal_width(self.fine_moments(subset))
 
     def proper_sums(self, subset: str) -> Floats:
         """Return (G, 3): sums of Brier score and of NLL, and pixels, of the resampling units."""
         groups, _ = self.blocks.units_for(subset)
         pixels = sums(self.fine_counts[:, 0], groups).sum(1, keepdims=True)  # (G, N) -> (G, 1)
         return np.concatenate([sums(self.proper, groups), pixels], axis=1)
+
+    def fine_moments(self, subset: str) -> Floats:
+        """Return the (G, 3, 4095) moments of confidence, in fine bins, of the resampling units."""
+        groups, _ = self.blocks.units_for(subset)
+        return calibration.joined(sums(self.fine_counts, groups), sums(self.fine_sums, groups))
+
+    def class_moments(self, subset: str) -> Floats:
+        """Return the (C, 3, 510) moments of every class's probability on a whole subset."""
+        places = [i for i, name in enumerate(self._subsets) if name in subset.split("+")]
+        counts, totals = self.class_counts[places].sum(0), self.class_sums[places].sum(0)
+        return calibration.joined(counts, totals)
 
     def _check(self, prediction: Prediction) -> None:
         channels = prediction.logits.shape[1]
@@ -218,142 +223,6 @@ class UncertaintyCollector(ScoreCollector):
             moments = calibration.joined(counts, totals)
             self.image_ece[unit, 1 + place] += float(calibration.ece(moments))
 
-    def _fine(self, subset: str) -> Floats:
-        groups, _ = self.blocks.units_for(subset)
-        return calibration.joined(sums(self.fine_counts, groups), sums(self.fine_sums, groups))
-
-    def _calibration(self, subset: str) -> Iterator[Row]:
-        fine = self._fine(subset).sum(0)  # (G, 3, N) -> (3, N)
-        places = [i for i, name in enumerate(self._subsets) if name in subset.split("+")]
-        classes = calibration.joined(self.class_counts[places], self.class_sums[places]).sum(0)
-        of_class = calibration.equal_width(classes)  # (C, 3, N) -> (C, 3, K)
-        yield self._calibration_row(
-            subset,
-            "multi-class",
-            PROBABILITY,
-            self.moments(subset),
-            self.proper_sums(subset),
-            0,
-            {
-                "ece_equal_mass": number(calibration.ece(calibration.equal_mass(fine))),
-                "equal_mass_bound": number(calibration.equal_mass_bound(fine)),
-                "classwise_ece": number(calibration.classwise_ece(of_class)),
-                "classwise_ece_equal_mass": number(
-                    calibration.classwise_ece(calibration.equal_mass(classes))
-                ),
-                "per_class_ece": dict(
-                    zip(self.classes, map(number, calibration.ece(of_class)), strict=True)
-                ),
-                "per_class_reliability": {
-                    name: calibration.reliability(moments)
-                    for name, moments in zip(self.classes, of_class, strict=True)
-                    if moments[1].sum() > 0
-                },
-            },
-        )
-        groups, _ = self.blocks.units_for(subset)
-        for place, source in enumerate(self.readings):
-            moments = calibration.joined(
-                sums(self.reading_counts[:, place], groups),
-                sums(self.reading_sums[:, place], groups),
-            )
-            scored = sums(self.reading_proper[:, place], groups)
-            pixels = moments[:, 0].sum(1, keepdims=True)
-            proper = np.concatenate([scored, pixels], axis=1)
-            yield self._calibration_row(
-                subset, "pixel-correctness", source, moments, proper, 1 + place, {}
-            )
-
-    def _calibration_row(
-        self,
-        subset: str,
-        reading: str,
-        source: str,
-        moments: Floats,
-        proper: Floats,
-        place: int,
-        more: Row,
-    ) -> Row:
-        """Return a row from moments (G, 3, K), sums (G, 3) and the place of the ECE per image."""
-        groups, unit = self.blocks.units_for(subset)
-        total, (brier, nll, pixels) = moments.sum(0), proper.sum(0)
-        count, right, confidence = total.sum(-1)
-        frames = int(sums(self.labelled, groups).sum())
-        per_image = float(sums(self.image_ece[:, place], groups).sum())
-        few = len(groups) < 2
-        return self.head("calibration", subset) | {
-            "reading": reading,
-            "confidence_from": source,
-            "members": self.members,
-            "pixels": int(count),
-            "accuracy": right / count if count else None,
-            "confidence": min(confidence / count, 1.0) if count else None,
-            "ece": number(calibration.ece(total)),
-            "mce": number(calibration.mce(total)),
-            "ece_per_image": min(per_image / frames, 1.0) if frames else None,
-            "brier": brier / pixels if pixels else None,
-            "nll": nll / pixels if pixels else None,
-            "ece_equal_mass": None,
-            "equal_mass_bound": None,
-            "classwise_ece": None,
-            "classwise_ece_equal_mass": None,
-            "per_class_ece": {},
-            "per_class_reliability": {},
-            "ci95": None if few else interval(resampled_ece(moments)),
-            "brier_ci95": share_interval(proper[:, 0], proper[:, 2]),
-            "nll_ci95": share_interval(proper[:, 1], proper[:, 2]),
-            "ci_unit": unit,
-            "ci_units": len(groups),
-            "reliability": calibration.reliability(total),
-            **more,
-        }
-
-    def _conditional(self, subset: str) -> Iterator[Row]:
-        groups, _ = self.blocks.units_for(subset)
-        for score, name in enumerate(self.scores):
-            of_pixels = self.right_and_wrong(subset, score).astype(np.float64)  # (2, G, N)
-            of_patches = sums(self.patches[:, score], groups).swapaxes(0, 1).astype(np.float64)
-            yield self._conditional_row(subset, name, "pixel", "correct", of_pixels)
-            yield self._conditional_row(subset, name, "patch", "correct", of_patches)
-            if self.readings:
-                yield self._conditional_row(subset, name, "pixel", "published", of_pixels)
-                yield self._conditional_row(subset, name, "pixel", "published-swapped", of_pixels)
-
-    def _conditional_row(
-        self, subset: str, score: str, unit: str, reading: conditional.Reading, halves: Floats
-    ) -> Row:
-        groups, drawn = self.blocks.units_for(subset)
-        right, wrong = halves.sum(1)  # (2, G, N) -> two of (N,)
-        found = conditional.conditional(right, wrong, reading)
-        threshold = self.thresholds.get(score)
-        curves = {
-            "accurate_certain": found.accurate_certain,
-            "uncertain_inaccurate": found.uncertain_inaccurate,
-            "pavpu": found.pavpu,
-        }
-
-        def single(values: Floats) -> float | None:
-            return None if threshold is None else _finite(conditional.at(values, threshold))
-
-        span = share_interval(*conditional.pavpu_shares(*halves))
-        return self.head("conditional", subset) | {
-            "score": score,
-            "unit": unit,
-            "reading": reading,
-            "members": self.members,
-            "counted": int(halves.sum()),
-            **{name: _finite(conditional.area(values)) for name, values in curves.items()},
-            "threshold": threshold,
-            "at_threshold": {name: single(values) for name, values in curves.items()},
-            "curves": {
-                name: curve(conditional.thinned(values).clip(0, 1))
-                for name, values in curves.items()
-            },
-            "ci95": span if reading == "correct" else None,
-            "ci_unit": drawn,
-            "ci_units": len(groups),
-        }
-
 
 class _Image:
     """Sums over the strips of one image, before they are counted in a block."""
@@ -396,10 +265,10 @@ def changed_rows(clean: UncertaintyCollector, changed: UncertaintyCollector) -> 
         changed: of the same model on the same frames, changed; rows carry its `condition`.
 
     Raises:
-        DataError: the two are of other models, scores, frames or subsets.
+        DataError: the two are of other models, frames or subsets.
     """
-    same = (clean.model, clean.scores, clean.blocks, clean.subsets)
-    if same != (changed.model, changed.scores, changed.blocks, changed.subsets):
+    same = (clean.model, clean.members, clean.blocks, clean.subsets)
+    if same != (changed.model, changed.members, changed.blocks, changed.subsets):
         raise DataError(
             f"expected {clean.model!r} clean and changed on the same frames, got "
             f"{changed.model!r} on others; evaluate both in one run."
@@ -411,23 +280,13 @@ def changed_rows(clean: UncertaintyCollector, changed: UncertaintyCollector) -> 
         head = changed.task_head(subset, "changed-frames", unit, len(groups))
         head["images"] *= 2
         for place, name in enumerate(changed.scores):
+            if name not in clean.scores:
+                continue
             positives = sums(changed.frames[:, place], groups)  # (G, N)
-            negatives = sums(clean.frames[:, place], groups)
+            negatives = sums(clean.frames[:, clean.scores.index(name)], groups)
             halves = (positives, negatives, drawn, drawn)
             found.append(detector_row(head | {"score": name}, *halves, merged=changed.merged))
     return found
-
-
-def resampled_ece(moments: Floats) -> Floats:
-    """Return the ECE (R,) of every resample of G units with moments (G, 3, K)."""
-    drawn = resample_counts(len(moments)).astype(np.float64)
-    # (R, G) @ (G, 3 K) -> (R, 3 K) -> (R, 3, K)
-    sampled = (drawn @ moments.reshape(len(moments), -1)).reshape(-1, *moments.shape[1:])
-    return calibration.ece(sampled)
-
-
-def _finite(value: float) -> float | None:
-    return None if math.isnan(value) else min(max(value, 0.0), 1.0)
 
 
 def _counts(*shape: int) -> Tensor:

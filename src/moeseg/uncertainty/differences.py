@@ -17,7 +17,8 @@ from moeseg.evaluation.rows import validate_row
 from moeseg.insight.histograms import Floats, auroc, resample_auroc
 from moeseg.types import Row
 from moeseg.uncertainty import calibration
-from moeseg.uncertainty.collectors import UncertaintyCollector, resampled_ece
+from moeseg.uncertainty.collectors import UncertaintyCollector
+from moeseg.uncertainty.readings import resampled_ece
 from moeseg.uncertainty.temperature import KINDS
 
 Variant = tuple[str, str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from moeseg.errors import UsageError
@@ -13,8 +14,10 @@ from moeseg.evaluation.stages import (
     load_models,
     model_stages,
     row_base,
+    scored_frames,
     scored_subsets,
 )
+from moeseg.insight.stages import insight_stages
 from moeseg.models import (
     TEMPERATURES,
     Expert,
@@ -32,6 +35,7 @@ from moeseg.training.network_stages import (
 from moeseg.types import Frame, Row, Size
 from moeseg.uncertainty.differences import difference_rows
 from moeseg.uncertainty.fitting import PointCollector
+from moeseg.uncertainty.maps import kept_frames, write_maps
 from moeseg.uncertainty.measures import (
     all_rows,
     measure_variants,
@@ -41,6 +45,7 @@ from moeseg.uncertainty.measures import (
 from moeseg.uncertainty.temperature import Temperature, load_temperatures, save_temperatures
 
 ROWS = "uncertainty.jsonl"
+MAPS = Path("uncertainty") / "maps"
 
 
 def dropout_stages(run: Run) -> list[Stage]:
@@ -89,6 +94,17 @@ def uncertainty_stages(run: Run) -> list[Stage]:
             cost=_cost,
         )
     )
+    kept = tuple(stage.name for stage in insight_stages(run))
+    if kept and _mapped(run):
+        stages.append(
+            Stage(
+                name="uncertainty-maps",
+                make=_make_maps,
+                inputs=_mapped,
+                outputs=lambda run: [run.folder / MAPS / "clean"],
+                needs=(*made, *kept),
+            )
+        )
     return stages
 
 
@@ -249,6 +265,25 @@ def _make_rows(run: Run) -> None:
     write_rows(run.folder / ROWS, rows)
 
 
+def _mapped(run: Run) -> list[str]:
+    """Return the models whose doubt is drawn: one network, and what joins several of them."""
+    drawn = {"baseline", *list(run.study.uncertainty.dropout)[:1], *run.study.mixtures}
+    return [name for name in run.study.model_names() if name in drawn]
+
+
+def _make_maps(run: Run) -> None:
+    dirs = kept_frames(run.folder / "insight" / "layers" / "clean")
+    frames = [frame for frame in scored_frames(run) if frame.key in dirs]
+    write_maps(
+        load_models(run, _mapped(run)),
+        run.dataset(frames, size=run.eval_size),
+        run.folder / MAPS / "clean",
+        dirs,
+        batch_size=run.study.eval.batch_size,
+        device=run.device,
+    )
+
+
 def _check_frames(run: Run, frames: Sequence[Frame]) -> None:
     if not frames:
         fit = run.study.uncertainty.fit
@@ -302,5 +337,5 @@ def _cost(run: Run) -> Cost:
     variants = len(run.study.model_names()) * (1 + kinds)
     classes, (height, width) = len(run.catalogue.taxonomy), run.eval_size
     # seconds a logit, measured on one core of a 2023 server
-    counting = 1.6e-8 * variants * frames * classes * height * width
+    counting = 4e-8 * variants * frames * classes * height * width
     return Cost(1.5 * once + counting + 1.0 * variants, 2e6)

@@ -1,0 +1,170 @@
+"""Plots of uncertainty: reliability, risk and coverage, conditional correctness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from moeseg.evaluation.cells import temperature_of
+from moeseg.report import figures
+from moeseg.report.colours import DASHES, LINES
+from moeseg.report.grouping import alike, choice_of, file_of
+from moeseg.report.parts import Figure, Key, csv_file
+from moeseg.types import Row
+
+_STEP = 4  # of the points of a curve, so many are one: nothing is lost to the eye
+CURVES = {
+    "accurate_certain": (
+        "p(accurate | certain)",
+        "Of the pixels whose score is below the threshold, the share that is right. Higher is "
+        "better; at the right end it is the accuracy.",
+    ),
+    "uncertain_inaccurate": (
+        "p(uncertain | inaccurate)",
+        "Of the wrong pixels, the share whose score is not below the threshold. Higher is better.",
+    ),
+    "pavpu": (
+        "PAvPU",
+        "Right pixels below the threshold and wrong ones above it, as a share of all. Higher is "
+        "better; both ends say nothing of the score.",
+    ),
+}
+"""Key of a curve in a row -> its name and how to read it."""
+
+
+def reliability(rows: Sequence[Row]) -> Figure:
+    """Return the reliability diagram of one model on one subset, by temperature."""
+    first = rows[0]
+    return _figure(
+        first,
+        "reliability",
+        ("subset", "model"),
+        f"Reliability: {first['model']} on {first['subset']}",
+        _lines(rows, temperature_of, lambda row: _diagram(row["reliability"])),
+        ("confidence", "accuracy"),
+        "Each point is one of 15 bins of confidence. On the dotted diagonal confidence is "
+        "accuracy; below it the model boasts.",
+        diagonal=True,
+    )
+
+
+def class_figures(rows: Sequence[Row]) -> Iterator[Figure]:
+    """Yield a reliability diagram of each class on each subset, all models in it."""
+    for part in alike(rows, "subset"):
+        classes = dict.fromkeys(name for row in part for name in row["per_class_reliability"])
+        for name in classes:
+            own = [row for row in part if name in row["per_class_reliability"]]
+
+            def curve(row: Row, name: str = name) -> tuple[list[float], list[float | None]]:
+                return _diagram(row["per_class_reliability"][name])
+
+            yield _figure(
+                part[0],
+                "reliability of a class",
+                ("subset",),
+                f"Reliability of {name} on {part[0]['subset']}",
+                _lines(own, _model, curve),
+                ("probability", "share of the class"),
+                "Each point is one of 15 bins of the probability of this class, whether it is "
+                "predicted or not; on the diagonal it comes true.",
+                choice={"class": name},
+                diagonal=True,
+            )
+
+
+def risk(rows: Sequence[Row]) -> Figure:
+    """Return risk and coverage of one score on one subset, all models in it."""
+    first = rows[0]
+
+    def curve(row: Row) -> tuple[list[float], list[float | None]]:
+        ys = row["risk"][::_STEP]
+        return [i / max(len(ys) - 1, 1) for i in range(len(ys))], ys
+
+    lines = _lines(rows, _model, curve)
+    top = max((y for line in lines for y in line.ys if y is not None), default=0.0) or 1.0
+    return _figure(
+        first,
+        "risk and coverage",
+        ("subset", "score"),
+        f"Risk and coverage: {first['score']} on {first['subset']}",
+        lines,
+        ("coverage: share of pixels kept", "risk"),
+        "Keep only the most certain pixels (left), or all (right): the risk is the share of wrong "
+        "ones among those kept. The lower and the longer flat, the better.",
+        top=top,
+    )
+
+
+def conditional_figures(rows: Sequence[Row]) -> Iterator[Figure]:
+    """Yield the three curves of each score on each subset, all models in them."""
+    for part in alike(rows, "subset", "score"):
+        for name, (plot, caption) in CURVES.items():
+
+            def curve(row: Row, name: str = name) -> tuple[list[float], list[float | None]]:
+                ys = row["curves"][name][::_STEP]
+                return [i / max(len(ys) - 1, 1) for i in range(len(ys))], ys
+
+            yield _figure(
+                part[0],
+                plot,
+                ("subset", "score"),
+                f"{plot}: {part[0]['score']} on {part[0]['subset']}",
+                _lines(part, _model, curve),
+                ("threshold", plot),
+                caption,
+            )
+
+
+def _figure(
+    first: Row,
+    plot: str,
+    keys: tuple[str, ...],
+    title: str,
+    lines: list[figures.Line],
+    axes: tuple[str, str],
+    caption: str,
+    *,
+    choice: dict[str, str] | None = None,
+    top: float = 1.0,
+    diagonal: bool = False,
+) -> Figure:
+    points = [
+        (line.name, round(x, 6), y) for line in lines for x, y in zip(line.xs, line.ys, strict=True)
+    ]
+    extra = choice or {}
+    name = "-".join((file_of(first, plot, *keys), *extra.values()))
+    return Figure(
+        title=title,
+        svg=figures.curves(lines, *axes, top=top, diagonal=diagonal),
+        caption=caption,
+        data=csv_file(name, ("line", *axes), points),
+        choice={"plot": plot} | choice_of(first, *keys) | extra,
+        legend=tuple(Key(line.name, line.colour, line.dash) for line in lines),
+    )
+
+
+def _lines(
+    rows: Sequence[Row],
+    name: Callable[[Row], str],
+    curve: Callable[[Row], tuple[list[float], list[float | None]]],
+) -> list[figures.Line]:
+    """Return one line for each row; colour and dash tell up to 28 apart."""
+    styles = [(LINES[i % len(LINES)], DASHES[i % len(DASHES)]) for i in range(len(rows))]
+    return [
+        figures.Line(name(row), *curve(row), *style)
+        for row, style in zip(rows, styles, strict=True)
+    ]
+
+
+def _diagram(
+    bins: tuple[list[float], list[float | None], list[float | None]],
+) -> tuple[list[float], list[float | None]]:
+    """Return the points of a reliability diagram, bins without a pixel left out."""
+    _, confidence, accuracy = bins
+    pairs = [
+        (x, y) for x, y in zip(confidence, accuracy, strict=True) if x is not None and y is not None
+    ]
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def _model(row: Row) -> str:
+    return str(row["model"])
