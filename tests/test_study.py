@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -676,6 +677,8 @@ def test_shipped_study_files_run_on_tiny_data(path: Path, tmp_path: Path) -> Non
         raw["uncertainty"] = {
             key: value for key, value in own["uncertainty"].items() if key not in ("fit", "subsets")
         }
+    if "robustness" in own:
+        raw["robustness"] = shortened(own["robustness"])
     run = Run(parse_study(raw, str(path)))
     run_study(run)
     rows = read_rows(run.folder / "results.jsonl")
@@ -683,6 +686,18 @@ def test_shipped_study_files_run_on_tiny_data(path: Path, tmp_path: Path) -> Non
     assert scored - {"oracle-image", "oracle-pixel"} == set(run.study.model_names())
     if study.published:
         assert "published" in (run.folder / "table.md").read_text().lower()
+
+
+def shortened(robustness: dict[str, Any]) -> dict[str, Any]:
+    """Return the same sweeps with two steps, one radius and two frames; fewer corruptions."""
+    sweeps = {}
+    for name, sweep in robustness["sweeps"].items():
+        attacks = [re.sub(r"-\d+(x\d+)?", "-2", attack) for attack in sweep["attacks"]]
+        frames = {"frames": 2, "epsilons": sweep["epsilons"][:1]}
+        sweeps[name] = sweep | frames | {"attacks": list(dict.fromkeys(attacks))}
+    corruptions = {"names": ["fog", "snow"], "severities": [1]}
+    shown = {"show": robustness["show"][-2:], "show_frames": 1}
+    return robustness | {"sweeps": sweeps, "corruptions": corruptions} | shown
 
 
 def test_ledger_notes_are_plain_json(finished: Run) -> None:

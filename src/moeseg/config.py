@@ -362,25 +362,29 @@ class InsightConfig(Strict):
     had them; the report can switch."""
 
 
+AttackKind = Literal[
+    "fgsm",
+    "pgd",
+    "segpgd",
+    "cospgd",
+    "apgd",
+    "apgd-js",
+    "apgd-masked",
+    "apgd-balanced",
+    "sea",
+    "square",
+    "universal",
+    "fgsm-published",
+    "pgd-published",
+    "universal-published",
+]
+"""What `robustness.attacks` can do."""
+
+
 class AttackConfig(Strict):
     """An attack on single images that no short name describes."""
 
-    kind: Literal[
-        "fgsm",
-        "pgd",
-        "segpgd",
-        "cospgd",
-        "apgd",
-        "apgd-js",
-        "apgd-masked",
-        "apgd-balanced",
-        "sea",
-        "square",
-        "universal",
-        "fgsm-published",
-        "pgd-published",
-        "universal-published",
-    ] = "pgd"
+    kind: AttackKind = "pgd"
     """As in a short name; `docs/robustness.md` says what each does."""
     steps: Positive = 10
     """Gradients; queries of `square`, epochs of `universal`; of `sea`, for each of its losses."""

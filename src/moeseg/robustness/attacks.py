@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor
 
+from moeseg.config import AttackKind
 from moeseg.errors import MoesegError, UsageError, unknown_name
 from moeseg.evaluation.runner import evaluating
 from moeseg.models import Model, image_size
@@ -26,22 +27,7 @@ from moeseg.robustness.paths import ALL, Forward, forward_through
 from moeseg.robustness.square import square
 from moeseg.types import Prediction, Size
 
-Kind = Literal[
-    "fgsm",
-    "pgd",
-    "segpgd",
-    "cospgd",
-    "apgd",
-    "apgd-js",
-    "apgd-masked",
-    "apgd-balanced",
-    "sea",
-    "square",
-    "universal",
-    "fgsm-published",
-    "pgd-published",
-    "universal-published",
-]
+Kind = AttackKind
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SEA_PARTS: tuple[Kind, ...] = ("apgd-js", "apgd-masked", "apgd-balanced")
 RADII = ((0.3, 2.0), (0.3, 1.5), (0.4, 1.0))
