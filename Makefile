@@ -19,7 +19,7 @@ check: $(READY)  ## formatting, lint, types
 	$(BIN)/mypy
 
 bench: $(READY)  ## measure every hot path and render docs/benchmarks.md
-	for script in gate_cache gate_fused mixture_forward ten_models insight labels loader scenes attacks corruptions; do \
+	for script in gate_cache gate_fused mixture_forward ten_models insight labels loader scenes attacks corruptions uncertainty; do \
 	  $(BIN)/python benchmarks/$$script.py || exit 1; done
 	$(BIN)/python benchmarks/render.py
 
