@@ -676,7 +676,7 @@ def test_shipped_study_files_run_on_tiny_data(path: Path, tmp_path: Path) -> Non
     if "uncertainty" in own:  # the tiny data have no other subset to choose thresholds on
         raw["uncertainty"] = {
             key: value for key, value in own["uncertainty"].items() if key not in ("fit", "subsets")
-        }
+        } | {"temperatures": ["one"]}
     if "robustness" in own:
         raw["robustness"] = shortened(own["robustness"])
     run = Run(parse_study(raw, str(path)))
