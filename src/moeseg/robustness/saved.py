@@ -6,22 +6,22 @@ The stages of a study do the same for its own models.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from moeseg import __version__
 from moeseg.config import CorruptionsConfig, SweepConfig
 from moeseg.evaluation.rows import write_rows
 from moeseg.evaluation.runner import Change
-from moeseg.evaluation.stages import Saved, evaluate, model_bases, open_saved
+from moeseg.evaluation.stages import Saved, evaluate, open_saved
 from moeseg.files import fingerprint
-from moeseg.robustness.attack_rows import Stand, expert_names_of, sweep_rows
+from moeseg.robustness.attacked import attacked_rows
 from moeseg.robustness.corrupted import conditions_of, corrupted_rows
 from moeseg.robustness.paths import parts_of
 from moeseg.robustness.plan import spaced, units_of
 from moeseg.robustness.ranks import joined_ranks
-from moeseg.robustness.sweep import Arena, origin, run_sweep
 from moeseg.run import Run, rank
-from moeseg.types import Frame, Row, Size
+from moeseg.types import Frame, Row
 
 ROWS = "results.jsonl"
 
@@ -52,7 +52,6 @@ def attack_saved(
         {name: tuple(parts_of(model)) for name, model in saved.models.items()},
     )
     frames = spaced(saved.frames, sweep.frames)
-    size = _size(saved)
     training: tuple[Frame, ...] = ()
     if any(unit.attack.kind.startswith("universal") for unit in units):
         wanted = run.study.robustness.universal_subset or "+".join(
@@ -60,33 +59,18 @@ def attack_saved(
         )
         training = run.frames(wanted, "train")
     counts = out / "counts" / _mark(run, saved, frames, training)
-    arena = Arena(
-        models=saved.models,
-        frames=run.dataset(frames, size=size),
-        training=run.dataset(training, size=size) if training else None,
-        folder=counts,
-        classes=len(run.catalogue.taxonomy),
+    rows = attacked_rows(
+        run,
+        replace(saved, frames=frames),
+        dict(zip(saved.models, folders, strict=True)),
+        units,
+        training=training,
         transfer=sweep.transfer,
-        origin=origin(run, dict(zip(saved.models, folders, strict=True))),
-        seed=run.study.seed,
-        batch_size=run.study.eval.batch_size,
-        workers=run.study.data.workers,
-        device=run.device,
+        counts=counts,
+        job="attack",
     )
-    with joined_ranks("attack"):
-        run_sweep(units, arena)
-    if rank() > 0:
-        return []
-    known = {frame.subset for frame in frames}
-    stand = Stand(
-        frames=frames,
-        classes=run.catalogue.taxonomy.classes,
-        subsets=tuple(s for s in saved.subsets if set(s.split("+")) <= known),
-        bases=model_bases(saved.models, saved.base, saved.infos),
-        experts=expert_names_of(saved.models, dict(zip(saved.models, folders, strict=True))),
-    )
-    rows = sweep_rows(units, counts, stand)
-    write_rows(out / ROWS, rows)
+    if rank() == 0:
+        write_rows(out / ROWS, rows)
     return rows
 
 
@@ -124,11 +108,6 @@ def corrupt_saved(
         return []
     write_rows(out / ROWS, rows)
     return rows
-
-
-def _size(saved: Saved) -> Size:
-    height, width = saved.base["size"]
-    return height, width
 
 
 def _mark(run: Run, saved: Saved, *frames: Sequence[object]) -> str:

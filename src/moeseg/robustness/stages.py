@@ -12,20 +12,20 @@ from moeseg.evaluation.conditions import write_condition_tables
 from moeseg.evaluation.rows import METRIC_KEYS, read_run_rows, write_rows
 from moeseg.evaluation.runner import Change
 from moeseg.evaluation.stages import (
+    Saved,
     evaluate,
     load_models,
-    model_bases,
     model_stages,
     row_base,
     scored_frames,
     scored_subsets,
 )
-from moeseg.robustness.attack_rows import Stand, expert_names_of, sweep_rows
+from moeseg.robustness.attacked import attacked_rows
 from moeseg.robustness.corrupted import conditions_of, corrupted_rows
 from moeseg.robustness.plan import chosen_models, planned_parts, spaced, units_of
 from moeseg.robustness.ranks import joined_ranks
 from moeseg.robustness.shown import check_shown, layers_folder, write_shown
-from moeseg.robustness.sweep import Arena, Unit, origin, run_sweep
+from moeseg.robustness.sweep import Unit
 from moeseg.run import Cost, Run, Stage, rank
 from moeseg.training.cost import ATTACK_FACTOR
 from moeseg.training.network_stages import expert_models, forward_seconds, model_info
@@ -143,41 +143,28 @@ def _sweep_inputs(run: Run, name: str) -> dict[str, Any]:
 def _make_sweep(run: Run, name: str) -> None:
     units, frames = _units(run, name), _frames(run, name)
     models = load_models(run, list(dict.fromkeys(unit.source for unit in units)))
-    training = _training_frames(run, units)
     (folder,) = _scratch_of(run, name)
-    arena = Arena(
+    job = f"attack-{name}"
+    saved = Saved(
         models=models,
-        frames=run.dataset(frames, size=run.eval_size),
-        training=run.dataset(training, size=run.eval_size) if training else None,
-        folder=folder,
-        classes=len(run.catalogue.taxonomy),
-        transfer=_sweep(run, name).transfer,
-        origin=origin(run, {one: run.model(one) for one in models}),
-        seed=run.study.seed,
-        batch_size=run.study.eval.batch_size,
-        workers=run.study.data.workers,
-        device=run.device,
-    )
-    with joined_ranks(f"attack-{name}"):
-        run_sweep(units, arena)
-    if rank() > 0:
-        return
-    base = row_base(run, run.eval_size, run.record(f"attack-{name}")["fingerprint"])
-    stand = Stand(
+        infos={one: model_info(run, one) for one in models},
         frames=frames,
-        classes=run.catalogue.taxonomy.classes,
-        subsets=_present(scored_subsets(run), frames),
-        bases=model_bases(models, base, {one: model_info(run, one) for one in models}),
-        experts=expert_names_of(models, {one: run.model(one) for one in models}),
+        subsets=scored_subsets(run),
+        base=row_base(run, run.eval_size, run.record(job)["fingerprint"]),
     )
-    (path,) = _rows_of(run, f"attack-{name}")
-    write_rows(path, sweep_rows(units, folder, stand))
-
-
-def _present(subsets: Sequence[str], frames: Sequence[Frame]) -> tuple[str, ...]:
-    """Return the subsets and joins all of whose parts have a frame."""
-    known = {frame.subset for frame in frames}
-    return tuple(subset for subset in subsets if set(subset.split("+")) <= known)
+    rows = attacked_rows(
+        run,
+        saved,
+        {one: run.model(one) for one in models},
+        units,
+        training=_training_frames(run, units),
+        transfer=_sweep(run, name).transfer,
+        counts=folder,
+        job=job,
+    )
+    if rank() == 0:
+        (path,) = _rows_of(run, job)
+        write_rows(path, rows)
 
 
 def _sweep_cost(run: Run, name: str) -> Cost:

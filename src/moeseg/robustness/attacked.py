@@ -1,0 +1,73 @@
+"""Models under the attacks of one sweep: rows from counts, whoever owns the models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from moeseg.evaluation.stages import Saved, model_bases
+from moeseg.robustness.attack_rows import Stand, expert_names_of, sweep_rows
+from moeseg.robustness.ranks import joined_ranks
+from moeseg.robustness.sweep import Arena, Unit, origin, run_sweep
+from moeseg.run import Run, rank
+from moeseg.types import Frame, Row
+
+
+def attacked_rows(
+    run: Run,
+    saved: Saved,
+    folders: Mapping[str, Path],
+    units: Sequence[Unit],
+    *,
+    training: Sequence[Frame],
+    transfer: bool,
+    counts: Path,
+    job: str,
+) -> list[Row]:
+    """Carry a sweep out, as far as its counts are not there, and return its rows.
+
+    Args:
+        run: whose data and evaluation settings hold.
+        saved: the models, and the frames that are attacked.
+        folders: of the models, by name.
+        units: attacks, radii, models.
+        training: frames that universal changes are fitted on; empty where there is none.
+        transfer: score every model on the images made for each.
+        counts: folder of the counts.
+        job: name under which the ranks of a launcher meet.
+
+    Returns:
+        All rows; none on ranks other than 0.
+
+    Raises:
+        DataError: no frame has a labelled pixel, or no training frame is there for a universal
+            change.
+        UsageError: a model's output has no gradient.
+    """
+    size = (int(saved.base["size"][0]), int(saved.base["size"][1]))
+    arena = Arena(
+        models=saved.models,
+        frames=run.dataset(saved.frames, size=size),
+        training=run.dataset(training, size=size) if training else None,
+        folder=counts,
+        classes=len(run.catalogue.taxonomy),
+        transfer=transfer,
+        origin=origin(run, folders),
+        seed=run.study.seed,
+        batch_size=run.study.eval.batch_size,
+        workers=run.study.data.workers,
+        device=run.device,
+    )
+    with joined_ranks(job):
+        run_sweep(units, arena)
+    if rank() > 0:
+        return []
+    known = {frame.subset for frame in saved.frames}
+    stand = Stand(
+        frames=saved.frames,
+        classes=run.catalogue.taxonomy.classes,
+        subsets=tuple(s for s in saved.subsets if set(s.split("+")) <= known),
+        bases=model_bases(saved.models, saved.base, saved.infos),
+        experts=expert_names_of(saved.models, folders),
+    )
+    return sweep_rows(units, counts, stand)
