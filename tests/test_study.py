@@ -23,11 +23,8 @@ from moeseg.config import EvalConfig, Study, load_study, parse_study
 from moeseg.data import SegmentationDataset
 from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.rows import read_rows, validate_row
-from moeseg.evaluation.stages import (
-    evaluate_saved,
-    load_models,
-    scored_frames,
-)
+from moeseg.evaluation.saved import evaluate_saved
+from moeseg.evaluation.stages import load_models, scored_frames
 from moeseg.models import Gate, Mixture
 from moeseg.run import Run
 from moeseg.study import ledger, plan, run_study
@@ -677,6 +674,9 @@ def test_shipped_study_files_run_on_tiny_data(path: Path, tmp_path: Path) -> Non
         raw["uncertainty"] = {
             key: value for key, value in own["uncertainty"].items() if key not in ("fit", "subsets")
         } | {"temperatures": ["one"]}
+        if "corruptions" in own["uncertainty"]:
+            fewer = {"names": ["fog"], "severities": [1]}
+            raw["uncertainty"]["corruptions"] = own["uncertainty"]["corruptions"] | fewer
     if "robustness" in own:
         raw["robustness"] = shortened(own["robustness"])
     run = Run(parse_study(raw, str(path)))
@@ -689,14 +689,15 @@ def test_shipped_study_files_run_on_tiny_data(path: Path, tmp_path: Path) -> Non
 
 
 def shortened(robustness: dict[str, Any]) -> dict[str, Any]:
-    """Return the same sweeps with two steps, one radius and two frames; fewer corruptions."""
+    """Return the same sweeps with two steps, one radius, few models and frames; few corruptions."""
     sweeps = {}
     for name, sweep in robustness["sweeps"].items():
         attacks = [re.sub(r"-\d+(x\d+)?", "-2", attack) for attack in sweep["attacks"]]
-        frames = {"frames": 2, "epsilons": sweep["epsilons"][:1]}
-        sweeps[name] = sweep | frames | {"attacks": list(dict.fromkeys(attacks))}
+        models = sweep.get("models", ["baseline", "moe-simple"])
+        few = {"frames": 2, "epsilons": sweep["epsilons"][:1], "models": models[-2:]}
+        sweeps[name] = sweep | few | {"attacks": list(dict.fromkeys(attacks))}
     corruptions = {"names": ["fog", "snow"], "severities": [1]}
-    shown = {"show": robustness["show"][-2:], "show_frames": 1}
+    shown = {"show": robustness.get("show", [])[-2:], "show_frames": 1}
     return robustness | {"sweeps": sweeps, "corruptions": corruptions} | shown
 
 

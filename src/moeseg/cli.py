@@ -142,7 +142,7 @@ def evaluate(
 ) -> None:
     """Score saved models on subsets of a data set and print the table."""
     from moeseg.evaluation.rows import write_rows
-    from moeseg.evaluation.stages import evaluate_saved
+    from moeseg.evaluation.saved import evaluate_saved
     from moeseg.evaluation.table import render_terminal
 
     run = _open(data, None, [*(set_ or []), f"eval.split={split}"])
@@ -338,11 +338,9 @@ def corrupt(
 
 @app.command()
 def uncertainty(
-    model: Annotated[list[Path], typer.Argument(help="Folders of saved models, or of a run.")],
-    subset: Annotated[list[str], typer.Option(help="Subset or join, e.g. highway+urban.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Study file; that of the run where a run is named.")
-    ] = None,
+    models: Models,
+    data: DataFile = None,
+    subset: Scored = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     temperatures: Annotated[
         str, typer.Option(help="saved (with the models), fit (and save them now) or none.")
@@ -366,15 +364,12 @@ def uncertainty(
     choices = ("saved", "fit", "none")
     if temperatures not in choices:
         raise UsageError(f"--temperatures: {unknown_name('value', temperatures, choices)}")
-    runs = [folder / "study.yaml" for folder in model if (folder / "study.yaml").is_file()]
-    file = data or next(iter(runs), None)
-    if file is None:
-        raise UsageError("--data: expected a study file, got none; name one, or a run's folder")
-    run = _open(file, None, [*(set_ or []), f"eval.split={split}"])
+    given = [*(set_ or []), f"eval.split={split}"]
+    run, folders, subsets = _open_models(models, data, subset, given)
     rows = uncertainty_saved(
         run,
-        model,
-        subset,
+        folders,
+        subsets,
         temperatures=cast("Temperatures", temperatures),
         samples=mc_dropout,
         out=out,
@@ -527,6 +522,7 @@ def _open_models(
 
     The folder of a run stands for all of its models, its study and its subsets.
     """
+    from moeseg.evaluation.saved import models_in
     from moeseg.evaluation.stages import scored_subsets
 
     whole = [path for path in models if (path / "study.yaml").is_file()]
@@ -536,19 +532,12 @@ def _open_models(
             "one, or give the folder of a run instead of a model"
         )
     run = _open(data or whole[0] / "study.yaml", whole[0] if whole else None, overrides)
-    folders = []
-    for path in models:
-        if path in whole:
-            own = _open(path / "study.yaml", path, None)
-            folders += [own.model(name) for name in own.study.model_names()]
-        else:
-            folders.append(path)
     if not subset and not whole:
         raise UsageError(
             "--subset: expected a subset or join of the study's data, got none; name one, e.g. "
             "--subset highway+urban"
         )
-    return run, folders, list(subset or scored_subsets(run))
+    return run, models_in(models), list(subset or scored_subsets(run))
 
 
 def _tell_conditions(out: Path, rows: list[Row]) -> None:

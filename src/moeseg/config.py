@@ -483,6 +483,9 @@ class UncertaintyConfig(Strict):
     per `class`, one for each of its `experts` before they are mixed, one for its `gate`. Each is
     measured beside the model without; an empty list leaves them out."""
     fit: FitConfig = FitConfig()
+    corruptions: CorruptionsConfig | None = None
+    """Also measure corrupted frames, of models without temperature: every reading under the
+    corruption's condition, and how well each score tells corrupted frames from clean ones."""
     published: bool = False
     """Add the readings of the fourth paper, of models without temperature: stacked and weighted
     members, scaling by ln C and by the batch's maximum, 1 - score as confidence, pixel-correctness

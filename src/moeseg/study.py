@@ -18,6 +18,7 @@ from moeseg.insight.stages import insight_stages
 from moeseg.progress import say
 from moeseg.report import write_report
 from moeseg.robustness.attacks import perturb_for_training
+from moeseg.robustness.corrupted import changes_of
 from moeseg.robustness.stages import robustness_stages
 from moeseg.run import Cost, Ledger, Run, Stage, rank
 from moeseg.training.adversarial import Perturb
@@ -38,7 +39,7 @@ def stages(run: Run) -> list[Stage]:
         *evaluation_stages(run, [insight_measures], frames_files),
         *insight_stages(run),
         *robustness_stages(run),
-        *uncertainty_stages(run),
+        *uncertainty_stages(run, changes_of),
         _report_stage(run),
     ]
 
@@ -143,7 +144,7 @@ def _with_needs(book: Ledger, names: Sequence[str]) -> dict[str, Stage]:
 
 
 def _report_stage(run: Run) -> Stage:
-    shown = [*insight_stages(run), *robustness_stages(run), *uncertainty_stages(run)]
+    shown = [*insight_stages(run), *robustness_stages(run), *uncertainty_stages(run, changes_of)]
     return Stage(
         name="report",
         make=_make_report,

@@ -31,6 +31,7 @@ UNCERTAINTY = {
     "dropout": {"mc-dropout": {"samples": 2, "rate": 0.3}},
     "temperatures": ["one", "experts", "gate"],
     "published": True,
+    "corruptions": {"names": ["fog"], "severities": [5], "models": ["baseline", "moe-simple"]},
 }
 
 
@@ -48,8 +49,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def rows(finished: Run) -> list[Row]:
+def every(finished: Run) -> list[Row]:
     return read_rows(finished.folder / ROWS)
+
+
+@pytest.fixture(scope="module")
+def rows(every: list[Row]) -> list[Row]:
+    """Rows of frames as they are."""
+    return [row for row in every if row["condition"] == "clean"]
 
 
 def temperature(row: Row) -> str:
@@ -78,6 +85,51 @@ def test_every_model_has_rows_with_and_without_its_temperatures(
     subsets = {row["subset"] for row in rows}
     assert subsets == {"day", "dusk", "day+dusk"}
     assert {row["condition"] for row in rows} == {"clean"}
+
+
+def test_corrupted_frames_are_measured_and_told_from_clean_ones(
+    finished: Run, every: list[Row]
+) -> None:
+    changed = [row for row in every if row["condition"] != "clean"]
+    assert {row["condition"] for row in changed} == {"fog-5"}
+    assert {row["model"] for row in changed} == {"baseline", "moe-simple"}
+    assert {temperature(row) for row in changed} == {"none"}
+    for row in changed:
+        validate_row(row)
+    told = [row for row in changed if row.get("task") == "changed-frames"]
+    assert {row["score"] for row in told if row["model"] == "baseline"} == {
+        "entropy",
+        "max-probability",
+    }
+    assert {row["positives"] for row in told} == {0.5}  # as many changed frames as clean ones
+    (clean,) = (
+        row
+        for row in every
+        if row["kind"] == "calibration"
+        and (row["model"], row["subset"], row["condition"]) == ("baseline", "day", "clean")
+        and temperature(row) == "none"
+        and row["reading"] == "multi-class"
+    )
+    (fog,) = (
+        row
+        for row in changed
+        if row["kind"] == "calibration" and (row["model"], row["subset"]) == ("baseline", "day")
+    )
+    assert fog["pixels"] == clean["pixels"]
+    assert fog["nll"] != clean["nll"]
+    assert (finished.folder / "uncertainty/conditions/fog-5.jsonl").exists()
+
+
+def test_a_killed_measurement_goes_on_behind_the_last_condition(
+    finished: Run, every: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    run = Run(finished.study, folder)
+    (folder / ROWS).unlink()
+    monkeypatch.setattr("moeseg.robustness.corrupted.corrupt", None)  # a call would raise
+    run_study(run)
+    assert read_rows(folder / ROWS) == every
 
 
 def test_calibration_of_a_mixture_against_its_own_probabilities(
@@ -237,7 +289,7 @@ def test_mistakes_are_told(moeseg: Command, finished: Run, tmp_path: Path) -> No
     moe = finished.model("moe-simple")
     code, _, err = moeseg("uncertainty", moe, "--subset", "day")
     assert code == 2
-    assert "--data: expected a study file, got none" in err
+    assert "--data: expected a study file whose data the models are scored on, got none" in err
     words = ("uncertainty", moe, "--data", study, "--subset", "day")
     code, _, err = moeseg(*words, "--temperatures", "fitt")
     assert (code, "Did you mean 'fit'" in err) == (2, True)

@@ -17,7 +17,7 @@ from moeseg.data import Fit, SegmentationDataset, Taxonomy
 from moeseg.errors import MoesegError, UsageError
 from moeseg.evaluation.predict import model_taxonomy
 from moeseg.evaluation.rows import write_rows
-from moeseg.evaluation.stages import evaluate_saved
+from moeseg.evaluation.saved import evaluate_saved
 from moeseg.files import replacing
 from moeseg.insight.frames import read_frames
 from moeseg.insight.layers import write_layers, write_sheets

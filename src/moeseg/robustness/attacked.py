@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from moeseg.evaluation.stages import Saved, model_bases
+from moeseg.evaluation.saved import Saved
+from moeseg.evaluation.stages import model_bases
 from moeseg.robustness.attack_rows import Stand, expert_names_of, sweep_rows
 from moeseg.robustness.ranks import joined_ranks
 from moeseg.robustness.sweep import Arena, Unit, origin, run_sweep

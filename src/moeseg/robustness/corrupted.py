@@ -52,6 +52,15 @@ def corruption(name: str, severity: int, seed: int) -> Change:
     return change
 
 
+def changes_of(wanted: CorruptionsConfig, seed: int) -> dict[str, Change]:
+    """Return the change behind every condition that the settings ask for, by its name.
+
+    Raises:
+        UsageError: an unknown corruption.
+    """
+    return {condition_of(*named): corruption(*named, seed) for named in conditions_of(wanted)}
+
+
 def corrupted_rows(
     conditions: Sequence[tuple[str, int]], score: Score, folder: Path, seed: int
 ) -> list[Row]:

@@ -13,7 +13,8 @@ from moeseg import __version__
 from moeseg.config import CorruptionsConfig, SweepConfig
 from moeseg.evaluation.rows import write_rows
 from moeseg.evaluation.runner import Change
-from moeseg.evaluation.stages import Saved, evaluate, open_saved
+from moeseg.evaluation.saved import Saved, open_saved
+from moeseg.evaluation.stages import evaluate
 from moeseg.files import fingerprint
 from moeseg.robustness.attacked import attacked_rows
 from moeseg.robustness.corrupted import conditions_of, corrupted_rows

@@ -11,8 +11,8 @@ from moeseg.config import SweepConfig
 from moeseg.evaluation.conditions import write_condition_tables
 from moeseg.evaluation.rows import METRIC_KEYS, read_run_rows, write_rows
 from moeseg.evaluation.runner import Change
+from moeseg.evaluation.saved import Saved
 from moeseg.evaluation.stages import (
-    Saved,
     evaluate,
     load_models,
     model_stages,

@@ -11,7 +11,7 @@ import torch
 
 from moeseg.data import SegmentationDataset
 from moeseg.evaluation.collectors import Collector, Ground
-from moeseg.evaluation.runner import run_models
+from moeseg.evaluation.runner import Change, run_models
 from moeseg.insight.scoring import parts_of
 from moeseg.models import Mixture, Model, MonteCarloDropout, Segmenter
 from moeseg.types import Row
@@ -92,18 +92,21 @@ def measure_variants(
     batch_size: int = 8,
     workers: int = 0,
     device: torch.device | str = "cpu",
+    change: Change | None = None,
 ) -> dict[Variant, UncertaintyCollector]:
     """Run all variants over frames, each expert once an image, and return their filled collectors.
 
     Args:
         variants: of the ground's models.
         ground: what they share.
-        data: the ground's frames, changed or not.
+        data: the ground's frames.
         thresholds: by variant.
         published: also give the published readings, of models without temperature.
         batch_size: frames of one forward pass.
         workers: loader processes.
         device: where models run.
+        change: what the models see instead of the images; its name is the `condition` of the
+            ground's bases.
     """
     chosen = thresholds or {}
     collectors = {
@@ -124,6 +127,7 @@ def measure_variants(
         batch_size=batch_size,
         workers=workers,
         device=device,
+        change=change,
     )
     return collectors
 

@@ -8,35 +8,16 @@ from typing import Literal
 
 from moeseg.errors import UsageError
 from moeseg.evaluation.rows import write_rows
-from moeseg.evaluation.stages import common_size, load_saved, row_base, saved_print
+from moeseg.evaluation.saved import common_size, load_saved, models_in, saved_print
+from moeseg.evaluation.stages import row_base
 from moeseg.models import Expert, Model, MonteCarloDropout
 from moeseg.run import Run
 from moeseg.types import Frame, Row, Size
-from moeseg.uncertainty.stages import fit_frames, fit_temperatures, uncertainty_rows
+from moeseg.uncertainty.measured import fit_temperatures, uncertainty_rows
+from moeseg.uncertainty.stages import fit_frames
 from moeseg.uncertainty.temperature import Temperature, load_temperatures, save_temperatures
 
 Temperatures = Literal["saved", "fit", "none"]
-
-
-def models_in(folders: Sequence[Path]) -> list[Path]:
-    """Return the folders of models, with all models of a run in place of the run's folder.
-
-    Raises:
-        UsageError: a run without a model.
-    """
-    found: list[Path] = []
-    for folder in folders:
-        if not (folder / "study.yaml").is_file():
-            found.append(folder)
-            continue
-        models = sorted(path.parent for path in (folder / "models").glob("*/model.json"))
-        if not models:
-            raise UsageError(
-                f"{folder}: expected a run with models, found none yet; run `moeseg study` on "
-                f"{folder / 'study.yaml'} until they are trained"
-            )
-        found += models
-    return found
 
 
 def uncertainty_saved(

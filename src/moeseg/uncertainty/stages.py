@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from moeseg.errors import UsageError
+from moeseg.config import CorruptionsConfig
+from moeseg.errors import UsageError, unknown_name
+from moeseg.evaluation.changes import CORRUPTIONS
 from moeseg.evaluation.rows import METRIC_KEYS, write_rows
-from moeseg.evaluation.runner import run_models
+from moeseg.evaluation.runner import Change
 from moeseg.evaluation.stages import (
-    ground_of,
     load_models,
     model_stages,
     row_base,
@@ -21,7 +23,6 @@ from moeseg.insight.stages import insight_stages
 from moeseg.models import (
     TEMPERATURES,
     Expert,
-    Model,
     MonteCarloDropout,
     save,
 )
@@ -32,20 +33,17 @@ from moeseg.training.network_stages import (
     model_info,
     planned_network,
 )
-from moeseg.types import Frame, Row, Size
-from moeseg.uncertainty.differences import difference_rows
-from moeseg.uncertainty.fitting import PointCollector
+from moeseg.types import Frame
 from moeseg.uncertainty.maps import kept_frames, write_maps
-from moeseg.uncertainty.measures import (
-    all_rows,
-    measure_variants,
-    thresholds_of,
-    variants_of,
-)
-from moeseg.uncertainty.temperature import Temperature, load_temperatures, save_temperatures
+from moeseg.uncertainty.measured import check_frames, fit_temperatures, uncertainty_rows
+from moeseg.uncertainty.temperature import load_temperatures, save_temperatures
 
 ROWS = "uncertainty.jsonl"
 MAPS = Path("uncertainty") / "maps"
+CONDITIONS = Path("uncertainty") / "conditions"
+
+ChangesOf = Callable[[CorruptionsConfig, int], Mapping[str, Change]]
+"""Gives the changes of images that settings and a seed ask for, by condition."""
 
 
 def dropout_stages(run: Run) -> list[Stage]:
@@ -64,8 +62,13 @@ def dropout_stages(run: Run) -> list[Stage]:
     ]
 
 
-def uncertainty_stages(run: Run) -> list[Stage]:
-    """Return the stages that fit temperatures and measure uncertainty, if the study wants them."""
+def uncertainty_stages(run: Run, changes_of: ChangesOf) -> list[Stage]:
+    """Return the stages that fit temperatures and measure uncertainty, if the study wants them.
+
+    Args:
+        run: the study.
+        changes_of: gives the changes behind `uncertainty.corruptions`.
+    """
     if not run.study.uncertainty.measure:
         return []
     made = model_stages(run)
@@ -87,9 +90,10 @@ def uncertainty_stages(run: Run) -> list[Stage]:
     stages.append(
         Stage(
             name="uncertainty",
-            make=_make_rows,
-            inputs=_inputs,
+            make=functools.partial(_make_rows, changes_of=changes_of),
+            inputs=functools.partial(_inputs, changes_of=changes_of),
             outputs=lambda run: [run.folder / ROWS],
+            scratch=lambda run: [run.folder / CONDITIONS],
             needs=(*made, *before),
             cost=_cost,
         )
@@ -149,74 +153,6 @@ def measured_frames(run: Run) -> tuple[Frame, ...]:
     return tuple(f for name in parts for f in run.catalogue.select(name, run.study.eval.split))
 
 
-def uncertainty_rows(
-    models: Mapping[str, Model],
-    run: Run,
-    subsets: Sequence[str],
-    base: Row,
-    infos: Mapping[str, Mapping[str, Any]],
-    fitted: Mapping[str, Sequence[Temperature]],
-    frames: Sequence[Frame],
-    choosing: Sequence[Frame],
-) -> list[Row]:
-    """Measure models, each without and with its temperatures, and return all rows.
-
-    Args:
-        models: by name.
-        run: where data, size and settings come from.
-        subsets: subsets and joins of the frames that get rows.
-        base: keys of every row; its `size` is that of scoring.
-        infos: what each model was saved with.
-        fitted: temperatures by model.
-        frames: that are measured on, each once.
-        choosing: that thresholds are chosen on; without any, the rows have none.
-    """
-    size: Size = (base["size"][0], base["size"][1])
-    variants = variants_of(models, fitted)
-    settings: dict[str, Any] = {
-        "published": run.study.uncertainty.published,
-        "batch_size": run.study.eval.batch_size,
-        "workers": run.study.data.workers,
-        "device": run.device,
-    }
-    thresholds = None
-    if choosing:
-        present = tuple(dict.fromkeys(frame.subset for frame in choosing))
-        ground = ground_of(models, run, choosing, present, base, infos)
-        data = run.dataset(choosing, size)
-        thresholds = thresholds_of(measure_variants(variants, ground, data, **settings))
-    ground = ground_of(models, run, frames, subsets, base, infos)
-    collectors = measure_variants(
-        variants, ground, run.dataset(frames, size), thresholds=thresholds, **settings
-    )
-    return [*all_rows(collectors), *difference_rows(collectors)]
-
-
-def fit_temperatures(
-    models: Mapping[str, Model], run: Run, frames: Sequence[Frame], size: Size
-) -> dict[str, list[Temperature]]:
-    """Fit every temperature of the settings that a model can have, in one pass over the frames.
-
-    Raises:
-        UsageError: there is no labelled frame.
-    """
-    settings = run.study.uncertainty
-    _check_frames(run, frames)
-    points = {
-        name: PointCollector(name, model, settings.temperatures, len(frames), settings.fit.pixels)
-        for name, model in models.items()
-    }
-    run_models(
-        models,
-        run.dataset(frames, size),
-        {name: [one] for name, one in points.items()},
-        batch_size=run.study.eval.batch_size,
-        workers=run.study.data.workers,
-        device=run.device,
-    )
-    return {name: one.fit() for name, one in points.items()}
-
-
 def _sampled(run: Run, name: str, network: Expert) -> MonteCarloDropout:
     config = run.study.uncertainty.dropout[name]
     return MonteCarloDropout(
@@ -245,7 +181,12 @@ def _make_temperatures(run: Run) -> None:
         save_temperatures(run.model(name), temperatures)
 
 
-def _make_rows(run: Run) -> None:
+def _changes(run: Run, changes_of: ChangesOf) -> Mapping[str, Change]:
+    wanted = run.study.uncertainty.corruptions
+    return {} if wanted is None else changes_of(wanted, run.study.seed)
+
+
+def _make_rows(run: Run, changes_of: ChangesOf) -> None:
     models = load_models(run)
     kinds = run.study.uncertainty.temperatures
     fitted = {
@@ -261,6 +202,8 @@ def _make_rows(run: Run) -> None:
         fitted,
         measured_frames(run),
         fit_frames(run),
+        _changes(run, changes_of),
+        run.folder / CONDITIONS,
     )
     write_rows(run.folder / ROWS, rows)
 
@@ -284,19 +227,9 @@ def _make_maps(run: Run) -> None:
     )
 
 
-def _check_frames(run: Run, frames: Sequence[Frame]) -> None:
-    if not frames:
-        fit = run.study.uncertainty.fit
-        raise UsageError(
-            "uncertainty.temperatures: expected validation frames to fit them on, found none of "
-            f"{fit.subset or run.study.joined} in split {fit.split!r}; name frames under "
-            "`uncertainty.fit`, or set `uncertainty.temperatures: []`"
-        )
-
-
 def _fit_inputs(run: Run) -> dict[str, Any]:
     frames = fit_frames(run)
-    _check_frames(run, frames)
+    check_frames(run, frames)
     settings = run.study.uncertainty
     return {
         "temperatures": settings.temperatures,
@@ -308,8 +241,14 @@ def _fit_inputs(run: Run) -> dict[str, Any]:
     }
 
 
-def _inputs(run: Run) -> dict[str, Any]:
+def _inputs(run: Run, changes_of: ChangesOf) -> dict[str, Any]:
+    wanted = run.study.uncertainty.corruptions
+    known = run.study.model_names()
+    if unknown := [name for name in (wanted and wanted.models) or () if name not in known]:
+        raise UsageError("\n".join(unknown_name("model", name, known) for name in unknown))
     return {
+        "conditions": list(_changes(run, changes_of)),
+        "changed": wanted and wanted.models,
         "published": run.study.uncertainty.published,
         "temperatures": run.study.uncertainty.temperatures,
         "subsets": measured_subsets(run),
@@ -337,5 +276,10 @@ def _cost(run: Run) -> Cost:
     variants = len(run.study.model_names()) * (1 + kinds)
     classes, (height, width) = len(run.catalogue.taxonomy), run.eval_size
     # seconds a logit, measured on one core of a 2023 server
-    counting = 4e-8 * variants * frames * classes * height * width
-    return Cost(1.5 * once + counting + 1.0 * variants, 2e6)
+    logits = frames * classes * height * width
+    wanted = run.study.uncertainty.corruptions
+    passes = 1
+    if wanted is not None:  # of models without temperature
+        passes += len(wanted.names or CORRUPTIONS) * len(wanted.severities)
+        variants += (passes - 1) * len(wanted.models or run.study.model_names())
+    return Cost(1.5 * once * passes + 4e-8 * variants * logits + 1.0 * variants, 2e6)
