@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from moeseg.evaluation.cells import by_ground, ordered, temperature_of
+from moeseg.report.detectors import detector_table
 from moeseg.report.grouping import alike, bracket, number, place
 from moeseg.report.parts import Group, Section, Table, table
 from moeseg.report.reliability import CURVES, class_figures, conditional_figures, reliability, risk
@@ -41,7 +42,10 @@ def calibration(rows: Sequence[Row], wanted: bool) -> Section:
         *(_calibration_table(part) for part in alike(trusted)),
         *(_published_table(part) for part in alike(_published(clean))),
         *(_difference_table(part) for part in alike(ordered(clean, "uncertainty-difference"))),
-        *(_detector_table(part) for part in alike(found)),
+        *(
+            detector_table(part, "detection by uncertainty", "model", "Without temperature. ")
+            for part in alike(found)
+        ),
         *(_conditional_table(part) for part in alike(areas)),
         *_changed_tables(changed),
     ]
@@ -127,32 +131,6 @@ def _published_table(rows: Sequence[Row]) -> Table:
         "of whether a pixel is right, ECE as a mean over images. No measure of calibration: a "
         "score is no probability.",
         file=f"{_place(rows)}-as-published",
-    )
-
-
-def _detector_table(rows: Sequence[Row]) -> Table:
-    lines = [
-        (
-            row["model"],
-            row["subset"],
-            row["task"],
-            row["score"],
-            number(row["auroc"]) + bracket(row["ci95"]),
-            number(row["aupr"]) + bracket(row["aupr_ci95"]),
-            number(row["positives"]),
-            number(row["fpr95"]),
-            number(row["aurc"], 4) + bracket(row["aurc_ci95"], 4),
-        )
-        for row in rows
-    ]
-    columns = ("model", "subset", "task", "score", "AUROC", "AUPR", "positives")
-    return table(
-        f"{_place(rows)}: detection by uncertainty",
-        (*columns, "FPR at 95 % TPR", "AURC"),
-        lines,
-        names=4,
-        note="Without temperature. AURC: area under risk over coverage, lower is better.",
-        file=f"{_place(rows)}-uncertainty-detectors",
     )
 
 

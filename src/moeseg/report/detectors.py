@@ -34,7 +34,7 @@ def detectors(rows: Sequence[Row], mixtures: bool) -> Section:
         "subset that no expert was trained on. AUROC 0.5 is chance, 1 is perfect."
     )
     title, absent = "Is disagreement worth anything?", lacking("detectors", found, mixtures)
-    made = tuple(_detector_table(part) for part in alike(found))
+    made = tuple(detector_table(part, "detectors", "mixture") for part in alike(found))
     return Section("detectors", title, intro, made, Group(tuple(curves)), absent)
 
 
@@ -103,7 +103,15 @@ def _xy(lines: Sequence[figures.Line]) -> Iterator[tuple[str, float, float | Non
             yield line.name, x, y
 
 
-def _detector_table(rows: Sequence[Row]) -> Table:
+def detector_table(rows: Sequence[Row], title: str, who: str, note: str = "") -> Table:
+    """Return ``detector`` rows of one ground as a table.
+
+    Args:
+        rows: of one ground.
+        title: what it is a table of.
+        who: head of the column of models.
+        note: stands before the reading of the columns.
+    """
     lines = [
         (
             row["model"],
@@ -120,14 +128,14 @@ def _detector_table(rows: Sequence[Row]) -> Table:
         for row in rows
     ]
     (ground,) = by_ground(rows[:1])
-    columns = ("mixture", "subset", "task", "score", "AUROC", "bound", "AUPR", "positives")
+    columns = (who, "subset", "task", "score", "AUROC", "bound", "AUPR", "positives")
     return table(
-        f"{place(ground)}: detectors",
+        f"{place(ground)}: {title}",
         (*columns, "FPR at 95 % TPR", "AURC"),
         lines,
         names=4,
-        note="Bound: how far AUROC may lie from that of unbinned scores. Positives: share of wrong "
-        "pixels or unseen frames, which is what AUPR is by chance. AURC: area under risk over "
+        note=f"{note}Bound: how far AUROC may lie from that of unbinned scores. Positives: share "
+        "of wrong pixels or unseen frames, which is what AUPR is by chance. AURC: area under risk over "
         "coverage, lower is better. Brackets: 95 % intervals.",
-        file=f"{place(ground)}-detectors",
+        file=f"{place(ground)}-{title}",
     )

@@ -5,7 +5,7 @@ After the advice of Athalye et al. (2018) and Carlini et al. (2019).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,8 +137,3 @@ def _rises(losses: Tensor) -> bool | None:
     mean = losses.double().mean(0)  # (N, T) -> (T,)
     frames = losses.amax(1) > losses[:, 0]  # (N,)
     return bool(mean.max() > mean[0]) and bool(frames.float().mean() > 0.5)
-
-
-def describe(checks: Mapping[str, bool | None]) -> str:
-    """Return the names of the checks that failed, for a note; empty where none did."""
-    return ", ".join(name for name, holds in checks.items() if holds is False)
