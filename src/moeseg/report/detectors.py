@@ -135,7 +135,7 @@ def detector_table(rows: Sequence[Row], title: str, who: str, note: str = "") ->
         lines,
         names=4,
         note=f"{note}Bound: how far AUROC may lie from that of unbinned scores. Positives: share "
-        "of wrong pixels or unseen frames, which is what AUPR is by chance. AURC: area under risk over "
-        "coverage, lower is better. Brackets: 95 % intervals.",
+        "of wrong pixels or unseen frames, which is what AUPR is by chance. AURC: area under risk "
+        "over coverage, lower is better. Brackets: 95 % intervals.",
         file=f"{place(ground)}-{title}",
     )
