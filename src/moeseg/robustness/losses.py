@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moeseg.types import IGNORE
 
@@ -45,9 +45,10 @@ class Pixels:
         logits = logits.float()  # 16 bits do not tell a small loss from none
         valid = label != IGNORE
         ids = label.long().masked_fill(~valid, 0)
-        true = logits.gather(1, ids[:, None])[:, 0]  # (B, 1, H, W) -> (B, H, W)
-        right = (true >= logits.detach().amax(1)) & valid
-        return cls(logits, ids, valid, true - logits.logsumexp(1), right)
+        log_true = -nn.functional.cross_entropy(logits, ids, reduction="none")  # (B, H, W)
+        known = logits.detach()
+        true = known.gather(1, ids[:, None])[:, 0]  # (B, 1, H, W) -> (B, H, W)
+        return cls(logits, ids, valid, log_true, (true >= known.amax(1)) & valid)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean (B,) of (B, H, W) values over labelled pixels; 0 where there are none."""
