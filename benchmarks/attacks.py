@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         [
             "The bound: as many forward passes of the same model with the gradient of the mean "
             "cross-entropy by the images alone, and one forward pass without.",
-            "apgd-masked, a part of SEA, shrinks its ball in three stages; each ends with a forward "
-            "pass of its own, two more than the bound has, and they weigh less the more steps.",
+            "apgd-masked, a part of SEA, shrinks its ball in three stages, and each ends with a "
+            "forward pass: two more than the bound has, however many steps.",
         ],
     )
 

@@ -426,6 +426,13 @@ class CorruptionsConfig(Strict):
     """Models that are scored; null takes every one."""
 
 
+class MeasuredCorruptionsConfig(CorruptionsConfig):
+    """Common corruptions under which uncertainty is measured."""
+
+    frames: Positive | None = None
+    """So many evenly spaced frames of those that are measured on; null takes every one."""
+
+
 class RobustnessConfig(Strict):
     """How models fare on attacked and corrupted images."""
 
@@ -483,7 +490,7 @@ class UncertaintyConfig(Strict):
     per `class`, one for each of its `experts` before they are mixed, one for its `gate`. Each is
     measured beside the model without; an empty list leaves them out."""
     fit: FitConfig = FitConfig()
-    corruptions: CorruptionsConfig | None = None
+    corruptions: MeasuredCorruptionsConfig | None = None
     """Also measure corrupted frames, of models without temperature: every reading under the
     corruption's condition, and how well each score tells corrupted frames from clean ones."""
     published: bool = False

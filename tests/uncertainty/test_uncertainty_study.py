@@ -31,7 +31,12 @@ UNCERTAINTY = {
     "dropout": {"mc-dropout": {"samples": 2, "rate": 0.3}},
     "temperatures": ["one", "experts", "gate"],
     "published": True,
-    "corruptions": {"names": ["fog"], "severities": [5], "models": ["baseline", "moe-simple"]},
+    "corruptions": {
+        "names": ["fog"],
+        "severities": [5],
+        "models": ["baseline", "moe-simple"],
+        "frames": 2,
+    },
 }
 
 
@@ -115,7 +120,7 @@ def test_corrupted_frames_are_measured_and_told_from_clean_ones(
         for row in changed
         if row["kind"] == "calibration" and (row["model"], row["subset"]) == ("baseline", "day")
     )
-    assert fog["pixels"] == clean["pixels"]
+    assert (clean["images"], fog["images"]) == (4, 1)  # every other frame, of both subsets
     assert fog["nll"] != clean["nll"]
     assert (finished.folder / "uncertainty/conditions/fog-5.jsonl").exists()
 

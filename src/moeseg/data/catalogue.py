@@ -180,15 +180,17 @@ def reselect(catalogue: Catalogue, selections: Mapping[str, Mapping[Split, Pick]
     return replace(catalogue, frames=tuple(frames))
 
 
-def limit(frames: Sequence[Frame], n: int) -> tuple[Frame, ...]:
+def limit(frames: Sequence[Frame], n: int | None) -> tuple[Frame, ...]:
     """Return at most n frames, evenly spaced over the given order, the first one among them.
+
+    None gives every one.
 
     Raises:
         UsageError: n is below 1.
     """
-    if n < 1:
+    if n is not None and n < 1:
         raise UsageError(f"expected a limit of 1 frame or more, got {n}.")
-    if n >= len(frames):
+    if n is None or n >= len(frames):
         return tuple(frames)
     return tuple(frames[i * len(frames) // n] for i in range(n))
 

@@ -45,7 +45,7 @@ def open_catalogue(config: DataConfig, folder: Path, *, strict: bool = True) -> 
         for subset in found.subsets():
             for split in dict.fromkeys(f.split for f in found.frames if f.subset == subset):
                 frames = found.select(subset, split)
-                kept += limit(frames, config.limit.get(split, len(frames)))
+                kept += limit(frames, config.limit.get(split))
         found = replace(found, frames=tuple(kept))
     return found
 

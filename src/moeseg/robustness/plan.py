@@ -9,7 +9,6 @@ from moeseg.errors import UsageError, unknown_name
 from moeseg.robustness.attacks import Attack
 from moeseg.robustness.paths import ALL, EXPERT, LOGITS, WEIGHTS
 from moeseg.robustness.sweep import Unit
-from moeseg.types import Frame
 
 LARGEST = 64 / 255
 """A greater radius hides a photo from people too."""
@@ -102,10 +101,3 @@ def checked_epsilon(radius: str) -> float:
             f"{radius}; pixels are in [0, 1], so write {radius}/255 if grey levels are meant"
         )
     return epsilon
-
-
-def spaced(frames: Sequence[Frame], count: int | None) -> tuple[Frame, ...]:
-    """Return `count` evenly spaced frames, every one where None or where there are no more."""
-    if count is None or count >= len(frames):
-        return tuple(frames)
-    return tuple(frames[(2 * i + 1) * len(frames) // (2 * count)] for i in range(count))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from moeseg import __version__
 from moeseg.config import CorruptionsConfig, SweepConfig
+from moeseg.data import limit
 from moeseg.evaluation.rows import write_rows
 from moeseg.evaluation.runner import Change
 from moeseg.evaluation.saved import Saved, open_saved
@@ -19,7 +20,7 @@ from moeseg.files import fingerprint
 from moeseg.robustness.attacked import attacked_rows
 from moeseg.robustness.corrupted import conditions_of, corrupted_rows
 from moeseg.robustness.paths import parts_of
-from moeseg.robustness.plan import spaced, units_of
+from moeseg.robustness.plan import units_of
 from moeseg.robustness.ranks import joined_ranks
 from moeseg.run import Run, rank
 from moeseg.types import Frame, Row
@@ -52,7 +53,7 @@ def attack_saved(
         run.study.robustness,
         {name: tuple(parts_of(model)) for name, model in saved.models.items()},
     )
-    frames = spaced(saved.frames, sweep.frames)
+    frames = limit(saved.frames, sweep.frames)
     training: tuple[Frame, ...] = ()
     if any(unit.attack.kind.startswith("universal") for unit in units):
         wanted = run.study.robustness.universal_subset or "+".join(

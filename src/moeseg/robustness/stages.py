@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moeseg.config import SweepConfig
+from moeseg.data import limit
 from moeseg.evaluation.conditions import write_condition_tables
 from moeseg.evaluation.rows import METRIC_KEYS, read_run_rows, write_rows
 from moeseg.evaluation.runner import Change
@@ -22,7 +23,7 @@ from moeseg.evaluation.stages import (
 )
 from moeseg.robustness.attacked import attacked_rows
 from moeseg.robustness.corrupted import conditions_of, corrupted_rows
-from moeseg.robustness.plan import chosen_models, planned_parts, spaced, units_of
+from moeseg.robustness.plan import chosen_models, planned_parts, units_of
 from moeseg.robustness.ranks import joined_ranks
 from moeseg.robustness.shown import check_shown, layers_folder, write_shown
 from moeseg.robustness.sweep import Unit
@@ -107,7 +108,7 @@ def _units(run: Run, name: str) -> list[Unit]:
 
 
 def _frames(run: Run, name: str) -> tuple[Frame, ...]:
-    return spaced(scored_frames(run), _sweep(run, name).frames)
+    return limit(scored_frames(run), _sweep(run, name).frames)
 
 
 def _training_frames(run: Run, units: Sequence[Unit]) -> tuple[Frame, ...]:

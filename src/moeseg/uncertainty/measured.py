@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moeseg.data import limit
 from moeseg.errors import UsageError
 from moeseg.evaluation.rows import read_rows, write_rows
 from moeseg.evaluation.runner import Change, run_models
@@ -53,7 +54,7 @@ def uncertainty_rows(
         frames: that are measured on, each once.
         choosing: that thresholds are chosen on; without any, the rows have none.
         changes: of the images, by condition: the models of `uncertainty.corruptions` are measured
-            under each, without temperature.
+            under each on its frames, without temperature.
         folder: where the rows of a condition are kept, so that a killed call goes on behind it.
     """
     size: Size = (base["size"][0], base["size"][1])
@@ -76,18 +77,25 @@ def uncertainty_rows(
     )
     rows = [*all_rows(collectors), *difference_rows(collectors)]
     wanted = run.study.uncertainty.corruptions
-    named = models if wanted is None or wanted.models is None else wanted.models
+    if wanted is None or not changes:
+        return rows
+    named = models if wanted.models is None else wanted.models
     plain = {variant: m for variant, m in variants.items() if variant[1] == "none"}
     plain = {variant: model for variant, model in plain.items() if variant[0] in named}
-    for number, (condition, change) in enumerate((changes or {}).items(), 1):
+    fewer = limit(frames, wanted.frames)
+    shown = run.dataset(fewer, size)
+    how = settings | {"published": False, "thresholds": thresholds}
+    if len(fewer) < len(frames):  # changed frames are told from the same frames as they were
+        ground = ground_of(models, run, fewer, subsets, base, infos)
+        collectors = measure_variants(plain, ground, shown, **how)
+    for number, (condition, change) in enumerate(changes.items(), 1):
 
         def measured(change: Change = change, condition: str = condition) -> list[Row]:
-            shown = ground_of(models, run, frames, subsets, base | {"condition": condition}, infos)
-            how = settings | {"published": False, "thresholds": thresholds, "change": change}
-            changed = measure_variants(plain, shown, run.dataset(frames, size), **how)
+            ground = ground_of(models, run, fewer, subsets, base | {"condition": condition}, infos)
+            changed = measure_variants(plain, ground, shown, **how, change=change)
             return changed_condition_rows(collectors, changed)
 
-        say(f"uncertainty {number}/{len(changes or {})}: {condition}")
+        say(f"uncertainty {number}/{len(changes)}: {condition}")
         rows += _kept(None if folder is None else folder / f"{condition}.jsonl", measured)
     return rows
 

@@ -248,7 +248,7 @@ def _inputs(run: Run, changes_of: ChangesOf) -> dict[str, Any]:
         raise UsageError("\n".join(unknown_name("model", name, known) for name in unknown))
     return {
         "conditions": list(_changes(run, changes_of)),
-        "changed": wanted and wanted.models,
+        "changed": wanted and (wanted.models, wanted.frames),
         "published": run.study.uncertainty.published,
         "temperatures": run.study.uncertainty.temperatures,
         "subsets": measured_subsets(run),
@@ -270,16 +270,18 @@ def _fit_cost(run: Run) -> Cost:
 
 
 def _cost(run: Run) -> Cost:
-    frames = len(measured_frames(run)) + len(fit_frames(run))
-    once = forward_seconds(run, run.study.networks(), frames, run.eval_size)
-    kinds = len(run.study.uncertainty.temperatures)
-    variants = len(run.study.model_names()) * (1 + kinds)
-    classes, (height, width) = len(run.catalogue.taxonomy), run.eval_size
-    # seconds a logit, measured on one core of a 2023 server
-    logits = frames * classes * height * width
+    measured, models = len(measured_frames(run)), len(run.study.model_names())
+    frames = measured + len(fit_frames(run))
+    variants = models * (1 + len(run.study.uncertainty.temperatures))
+    shown, scored = frames, variants * frames  # frames that networks see, and scores of a model
     wanted = run.study.uncertainty.corruptions
-    passes = 1
     if wanted is not None:  # of models without temperature
-        passes += len(wanted.names or CORRUPTIONS) * len(wanted.severities)
-        variants += (passes - 1) * len(wanted.models or run.study.model_names())
-    return Cost(1.5 * once * passes + 4e-8 * variants * logits + 1.0 * variants, 2e6)
+        passes = len(wanted.names or CORRUPTIONS) * len(wanted.severities)
+        changed = passes * min(measured, wanted.frames or measured)
+        shown += changed
+        scored += changed * len(wanted.models or run.study.model_names())
+        variants += passes * len(wanted.models or run.study.model_names())
+    classes, (height, width) = len(run.catalogue.taxonomy), run.eval_size
+    networks = 1.5 * forward_seconds(run, run.study.networks(), shown, run.eval_size)
+    # seconds a logit, measured on one core of a 2023 server
+    return Cost(networks + 4e-8 * scored * classes * height * width + 1.0 * variants, 2e6)
