@@ -317,6 +317,10 @@ def corrupt(
     severity: Annotated[
         list[int] | None, typer.Option(help="1 to 5; 1, 3 and 5 by default; may be given often.")
     ] = None,
+    universal: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Saved universal change, instead; may be given often."),
+    ] = None,
     data: DataFile = None,
     subset: Scored = None,
     out: Annotated[Path, typer.Option(help="Folder for rows and tables.")] = Path("corrupt"),
@@ -324,16 +328,18 @@ def corrupt(
 ) -> None:
     """Score saved models on corrupted photos: noise, blur, weather and digital faults.
 
-    Corruptions are the 15 common ones of Hendrycks and Dietterich (2019), seeded by frame. Stopped,
-    the same command goes on.
+    Corruptions are the 15 common ones of Hendrycks and Dietterich (2019), seeded by frame. A change
+    that `moeseg attack --attack universal` made for one model, in its folder `counts`, can be put
+    on photos for any other. Stopped, the same command goes on.
     """
     from moeseg.config import CorruptionsConfig, validated
     from moeseg.robustness.saved import corrupt_saved
 
     run, folders, subsets = _open_models(models, data, subset, set_)
-    raw = {"names": corruption or None, "severities": severity or [1, 3, 5]}
+    names = corruption or ([] if universal else None)
+    raw = {"names": names, "severities": severity or [1, 3, 5]}
     wanted = validated(CorruptionsConfig, raw, "moeseg corrupt")
-    _tell_conditions(out, corrupt_saved(run, folders, subsets, wanted, out))
+    _tell_conditions(out, corrupt_saved(run, folders, subsets, wanted, out, universal or []))
 
 
 @app.command()

@@ -96,6 +96,34 @@ def test_corrupt_prints_clean_and_corrupted(
     assert "corruption 1/1" not in err
 
 
+def test_a_saved_universal_change_meets_models_it_was_not_made_for(
+    moeseg: Command, study_run: Run, tmp_path: Path
+) -> None:
+    models = [study_run.model(name) for name in ("expert-dusk", "expert-day")]
+    data = ("--data", study_run.folder.parent / "study.yaml", "--subset", "day")
+    made = ("--attack", "universal-2", "--epsilon", "16/255", "--transfer", "--out", tmp_path / "a")
+    code, _, err = moeseg("attack", *models, *made, *data)
+    assert code == 0, err
+    (file,) = (tmp_path / "a").glob("counts/*/expert-dusk/universal-2*.safetensors")
+    shown = ("--universal", file, "--out", tmp_path / "c")
+    code, out, err = moeseg("corrupt", models[1], *shown, *data)
+    assert code == 0, err
+    assert "universal of expert-dusk" in out
+    (row,) = (
+        row
+        for row in read_rows(tmp_path / "c" / "results.jsonl")
+        if (row["kind"], row["condition"]) == ("segmentation", "universal of expert-dusk@16/255")
+    )
+    (known,) = (
+        row
+        for row in read_rows(tmp_path / "a" / "results.jsonl")
+        if (row.get("source"), row["model"]) == ("expert-dusk", "expert-day")
+    )
+    assert row["miou"] == pytest.approx(known["miou"], abs=1e-9)  # as the attack's own transfer
+    code, _, err = moeseg("corrupt", models[1], "--universal", data[1], *data)
+    assert (code, "expected a universal change as moeseg writes it" in err) == (1, True)
+
+
 def test_what_cannot_be_attacked_is_explained(
     moeseg: Command, study_run: Run, tmp_path: Path
 ) -> None:

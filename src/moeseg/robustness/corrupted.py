@@ -1,8 +1,8 @@
-"""Models on corrupted frames: rows of every corruption and severity, one pass each, resumed."""
+"""Models on frames that are changed whatever the model: a pass for each condition, resumed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -12,26 +12,15 @@ from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.rows import read_rows, write_rows
 from moeseg.evaluation.runner import Change, Extents
 from moeseg.progress import say
-from moeseg.robustness.ball import number_of
+from moeseg.robustness.ball import number_of, photo_mask
 from moeseg.robustness.corruptions import CORRUPTIONS, condition_of, corrupt
 from moeseg.robustness.ranks import agreed
+from moeseg.robustness.universal import apply_universal, load_universal
 from moeseg.run import rank
 from moeseg.types import Row
 
 Score = Callable[[Change, str], list[Row]]
 """Scores the models on changed images, under the name of a condition."""
-
-
-def conditions_of(wanted: CorruptionsConfig) -> list[tuple[str, int]]:
-    """Return every corruption and severity that the settings ask for.
-
-    Raises:
-        UsageError: an unknown corruption.
-    """
-    names = CORRUPTIONS if wanted.names is None else wanted.names
-    if unknown := [name for name in names if name not in CORRUPTIONS]:
-        raise UsageError("\n".join(unknown_name("corruption", n, CORRUPTIONS) for n in unknown))
-    return [(name, severity) for name in names for severity in wanted.severities]
 
 
 def corruption(name: str, severity: int, seed: int) -> Change:
@@ -58,19 +47,37 @@ def changes_of(wanted: CorruptionsConfig, seed: int) -> dict[str, Change]:
     Raises:
         UsageError: an unknown corruption.
     """
-    return {condition_of(*named): corruption(*named, seed) for named in conditions_of(wanted)}
+    names = CORRUPTIONS if wanted.names is None else wanted.names
+    if unknown := [name for name in names if name not in CORRUPTIONS]:
+        raise UsageError("\n".join(unknown_name("corruption", n, CORRUPTIONS) for n in unknown))
+    asked = [(name, severity) for name in names for severity in wanted.severities]
+    return {condition_of(*named): corruption(*named, seed) for named in asked}
 
 
-def corrupted_rows(
-    conditions: Sequence[tuple[str, int]], score: Score, folder: Path, seed: int
-) -> list[Row]:
+def universal(path: Path) -> tuple[str, Change]:
+    """Return the condition and the change of a saved universal change, for models of any kind.
+
+    Raises:
+        DataError: no such file, or none that `save_universal` wrote.
+    """
+    saved, about = load_universal(path)
+    epsilon = float(about.get("epsilon", saved.abs().max()))
+    clip = bool(about.get("attack", {}).get("clip", True))
+
+    def change(images: Tensor, label: Tensor, keys: Sequence[str], extents: Extents) -> Tensor:
+        radius = epsilon * photo_mask(images, extents)
+        return apply_universal(images, saved, radius, clip=clip)
+
+    return f"universal of {about.get('model', path.stem)}@{255 * epsilon:g}/255", change
+
+
+def corrupted_rows(changes: Mapping[str, Change], score: Score, folder: Path) -> list[Row]:
     """Return the rows of every condition; one whose file is in `folder` is not scored again."""
-    paths = {named: folder / f"{condition_of(*named)}.jsonl" for named in conditions}
-    left = agreed([named for named, path in paths.items() if not path.exists()])
-    for number, (name, severity) in enumerate(left, 1):
-        condition = condition_of(name, severity)
-        say(f"corruption {number}/{len(left)}: {condition}")
-        found = score(corruption(name, severity, seed), condition)
+    paths = {name: folder / f"{name.replace('/', '-')}.jsonl" for name in changes}
+    left = agreed([name for name, path in paths.items() if not path.exists()])
+    for number, condition in enumerate(left, 1):
+        say(f"condition {number}/{len(left)}: {condition}")
+        found = score(changes[condition], condition)
         if rank() == 0:
-            write_rows(paths[name, severity], found)
+            write_rows(paths[condition], found)
     return [row for path in paths.values() for row in read_rows(path)] if rank() == 0 else []

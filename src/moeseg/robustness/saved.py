@@ -5,6 +5,7 @@ The stages of a study do the same for its own models.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from moeseg.evaluation.saved import Saved, open_saved
 from moeseg.evaluation.stages import evaluate
 from moeseg.files import fingerprint
 from moeseg.robustness.attacked import attacked_rows
-from moeseg.robustness.corrupted import conditions_of, corrupted_rows
+from moeseg.robustness.corrupted import changes_of, corrupted_rows, universal
 from moeseg.robustness.paths import parts_of
 from moeseg.robustness.plan import units_of
 from moeseg.robustness.ranks import joined_ranks
@@ -77,7 +78,12 @@ def attack_saved(
 
 
 def corrupt_saved(
-    run: Run, folders: Sequence[Path], subsets: Sequence[str], wanted: CorruptionsConfig, out: Path
+    run: Run,
+    folders: Sequence[Path],
+    subsets: Sequence[str],
+    wanted: CorruptionsConfig,
+    out: Path,
+    universals: Sequence[Path] = (),
 ) -> list[Row]:
     """Score saved models on clean and corrupted frames; goes on where a killed call stopped.
 
@@ -87,16 +93,18 @@ def corrupt_saved(
         subsets: subsets and joins that get rows.
         wanted: corruptions and severities.
         out: folder for `results.jsonl` and the rows of each condition.
+        universals: files of saved universal changes, each a condition more.
 
     Returns:
         All rows, clean ones first; none on ranks other than 0.
 
     Raises:
         CheckpointError: a folder holds no model, or one of another taxonomy than the data.
+        DataError: a file holds no universal change.
         UsageError: an unknown subset or corruption.
     """
     saved = open_saved(run, folders, subsets)
-    conditions = conditions_of(wanted)
+    changes = changes_of(wanted, run.study.seed) | dict(map(universal, universals))
 
     def score(change: Change | None, condition: str) -> list[Row]:
         base = saved.base | {"condition": condition}
@@ -104,8 +112,9 @@ def corrupt_saved(
 
     with joined_ranks("corrupt"):
         rows = score(None, "clean")
-        folder = out / "conditions" / _mark(run, saved, saved.frames)
-        rows += corrupted_rows(conditions, score, folder, run.study.seed)
+        files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in universals]
+        folder = out / "conditions" / _mark(run, saved, saved.frames, files)
+        rows += corrupted_rows(changes, score, folder)
     if rank() > 0:
         return []
     write_rows(out / ROWS, rows)
@@ -114,7 +123,7 @@ def corrupt_saved(
 
 def _mark(run: Run, saved: Saved, *frames: Sequence[object]) -> str:
     """Return a short name for what counts hang on, besides the attack: models, frames, code."""
-    keys = [[getattr(frame, "key", "") for frame in part] for part in frames]
+    keys = [[getattr(one, "key", one) for one in part] for part in frames]
     data = run.study.data.model_dump(mode="json", exclude={"workers"})
     held = [__version__, saved.base["fingerprint"], keys, list(saved.models), data, run.study.seed]
     return fingerprint(held)[:12]

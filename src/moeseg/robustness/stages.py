@@ -22,7 +22,7 @@ from moeseg.evaluation.stages import (
     scored_subsets,
 )
 from moeseg.robustness.attacked import attacked_rows
-from moeseg.robustness.corrupted import conditions_of, corrupted_rows
+from moeseg.robustness.corrupted import changes_of, corrupted_rows
 from moeseg.robustness.plan import chosen_models, planned_parts, units_of
 from moeseg.robustness.ranks import joined_ranks
 from moeseg.robustness.shown import check_shown, layers_folder, write_shown
@@ -195,7 +195,7 @@ def _corrupted_inputs(run: Run) -> dict[str, Any]:
     wanted = run.study.robustness.corruptions
     assert wanted is not None
     return _scoring_inputs(run, scored_frames(run)) | {
-        "conditions": conditions_of(wanted),
+        "conditions": list(changes_of(wanted, run.study.seed)),
         "models": _corrupted_models(run),
     }
 
@@ -220,7 +220,7 @@ def _make_corrupted(run: Run) -> None:
 
     (folder,) = _scratch_of(run, "corruptions")
     with joined_ranks("corruptions"):
-        rows = corrupted_rows(conditions_of(wanted), score, folder, run.study.seed)
+        rows = corrupted_rows(changes_of(wanted, run.study.seed), score, folder)
     if rank() == 0:
         (path,) = _rows_of(run, "corruptions")
         write_rows(path, rows)
@@ -229,6 +229,6 @@ def _make_corrupted(run: Run) -> None:
 def _corrupted_cost(run: Run) -> Cost:
     wanted = run.study.robustness.corruptions
     assert wanted is not None
-    passes = len(conditions_of(wanted))
+    passes = len(changes_of(wanted, run.study.seed))
     seconds = forward_seconds(run, run.study.networks(), len(scored_frames(run)), run.eval_size)
     return Cost(1.5 * passes * seconds, 1e6)
