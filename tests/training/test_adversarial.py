@@ -19,6 +19,7 @@ import moeseg.study
 from moeseg.config import AdversarialConfig, GateConfig, TrainingConfig, load_study, parse_study
 from moeseg.data import SegmentationDataset
 from moeseg.errors import UsageError
+from moeseg.evaluation.stages import model_bases
 from moeseg.models import Expert, Mixture, read_info
 from moeseg.run import Run
 from moeseg.study import ledger, plan, run_study
@@ -496,11 +497,10 @@ def test_a_study_fits_gates_alone_against_the_attack(
         theirs = two.state_dict()
         for key, value in one.state_dict().items():
             assert torch.equal(value, theirs[key]) == key.startswith("members."), key
-        assert read_info(run.model(name))["adversarial"] == {
-            "epsilon": EPSILON,
-            "steps": 3,
-            "share": 1.0,
-        }
+        info = read_info(run.model(name))
+        assert info["adversarial"] == {"epsilon": EPSILON, "steps": 3, "share": 1.0}
+        row = model_bases({name: one}, {"settings": {}}, {name: info})[name]
+        assert row["settings"] == {"adversarial": info["adversarial"]}
         # the experts are referred to, not held a second time
         assert not any("members" in key for key in _stored(run.model(name)))
     assert "adversarial" not in read_info(run.model("expert-day"))

@@ -153,12 +153,14 @@ def model_bases(
     models: Mapping[str, Model], base: Row, infos: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Row]:
     """Return the keys that all rows of a model share, by its name; arguments as `evaluate`."""
-    return {
-        name: base
-        | {"architecture": architecture_name(model)}
-        | {key: infos[name][key] for key in ("seed", "settings") if key in infos[name]}
-        for name, model in models.items()
-    }
+    bases = {}
+    for name, model in models.items():
+        info = infos[name]
+        own = base | {"architecture": architecture_name(model)}
+        own |= {key: info[key] for key in ("seed", "settings") if key in info}
+        against = {key: info[key] for key in ("adversarial",) if key in info}
+        bases[name] = own | {"settings": own["settings"] | against}
+    return bases
 
 
 def ground_of(
