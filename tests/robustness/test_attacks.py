@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,10 @@ from moeseg.robustness.ball import generators_of
 from moeseg.robustness.directions import checkpoints
 from moeseg.robustness.losses import Pixels, cross_entropy
 from moeseg.robustness.paths import forward_through, parts_of
+from moeseg.robustness.universal import train_universal
 from moeseg.types import Features, Prediction
+from tiny import write_data
+from training.test_train_expert import frames
 
 EPSILON = 12 / 255
 KEYS = ("a", "b", "c")
@@ -327,6 +331,28 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(
     assert "out of memory with 3 images at once; going on with 1" in capsys.readouterr().err
     torch.testing.assert_close(found.images, run("pgd-3x2").images)
     assert found.losses.shape == (4, 3)
+
+
+def test_a_universal_change_is_trained_in_halves_where_memory_is_short(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_data(tmp_path)
+    found = []
+    for name, model in (("whole", trained_expert()), ("halves", Small(trained_expert()))):
+        change = train_universal(
+            model,
+            frames(data, "train"),
+            epsilon=EPSILON,
+            attack=Attack.parse("universal-2"),
+            out=tmp_path / f"{name}.safetensors",
+            provenance={},
+            batch_size=4,
+        )
+        found.append(change)
+    assert "out of memory with 4 images at once; going on with 2" in capsys.readouterr().err
+    # a pixel whose gradient is near 0 may step the other way
+    assert (found[0] == found[1]).float().mean() > 0.99
+    assert found[0].abs().max() > 0
 
 
 @pytest.mark.parametrize(

@@ -249,19 +249,10 @@ class _Batch:
 def _in_memory(forward: Forward, batch: _Batch, attack: Attack) -> Perturbed:
     """Attack in halves what the device's memory does not hold at once."""
     states = [generator.get_state() for generator in batch.generators]
-    count = len(batch.images)
     try:
         return _worst(forward, batch, attack)
     except torch.OutOfMemoryError as error:
-        if count == 1:
-            height, width = image_size(batch.images)
-            raise MoesegError(
-                f"attack: out of memory with a single image of {height}x{width}; score at a "
-                "smaller size with --set eval.size=[H,W], or on the CPU with "
-                "--set training.accelerator=cpu"
-            ) from error
-    half = count // 2
-    say(f"attack: out of memory with {count} images at once; going on with {half}")
+        half = half_of(batch.images, error)
     for generator, state in zip(batch.generators, states, strict=True):
         generator.set_state(state)
     parts = (slice(half), slice(half, None))
@@ -271,6 +262,23 @@ def _in_memory(forward: Forward, batch: _Batch, attack: Attack) -> Perturbed:
         torch.cat([one.wrong for one in both]),
         torch.cat([one.losses for one in both], dim=1),
     )
+
+
+def half_of(images: Tensor, error: torch.OutOfMemoryError) -> int:
+    """Return half the number of images that memory did not hold, and say so.
+
+    Raises:
+        MoesegError: it is a single one.
+    """
+    count = len(images)
+    if count == 1:
+        height, width = image_size(images)
+        raise MoesegError(
+            f"attack: out of memory with a single image of {height}x{width}; score at a smaller "
+            "size with --set eval.size=[H,W], or on the CPU with --set training.accelerator=cpu"
+        ) from error
+    say(f"attack: out of memory with {count} images at once; going on with {count // 2}")
+    return count // 2
 
 
 def _worst(forward: Forward, batch: _Batch, attack: Attack) -> Perturbed:

@@ -22,7 +22,7 @@ from moeseg.errors import DataError, UsageError
 from moeseg.files import replacing
 from moeseg.models import Model
 from moeseg.progress import track
-from moeseg.robustness.attacks import Attack, Perturbed, gradient_of, still
+from moeseg.robustness.attacks import Attack, Perturbed, gradient_of, half_of, still
 from moeseg.robustness.ball import project
 from moeseg.robustness.directions import AdamOfSigns, Direction, SignStep
 from moeseg.robustness.losses import Pixels, cross_entropy
@@ -112,12 +112,29 @@ def _fit(
     if attack.published:
         direction = AdamOfSigns(inside)
     for _ in range(_INNER if attack.published else 1):
+        loss, gradient = _climb(forward, images, label, point, epsilon, attack.clip)
+        point = direction.advance(point, gradient, loss)
+    return point[0].cpu()  # (1, 3, H, W) -> (3, H, W)
+
+
+def _climb(
+    forward: Forward, images: Tensor, label: Tensor, point: Tensor, epsilon: float, clip: bool
+) -> tuple[Tensor, Tensor]:
+    """Return each image's loss (B,) under a change, and the gradient (1, 3, H, W) of their sum.
+
+    What memory does not hold at once is added up in halves.
+    """
+    try:
         at = point.detach().requires_grad_()
         with torch.enable_grad():
-            shown = project(images + at, images, epsilon, clip=attack.clip)
+            shown = project(images + at, images, epsilon, clip=clip)
             loss = cross_entropy(Pixels.of(forward(shown).logits, label), 0.0)
-        point = direction.advance(point, gradient_of(loss, at), loss.detach())
-    return point[0].cpu()  # (1, 3, H, W) -> (3, H, W)
+        return loss.detach(), gradient_of(loss, at)
+    except torch.OutOfMemoryError as error:
+        half = half_of(images, error)
+    halves = (slice(half), slice(half, None))
+    parts = [_climb(forward, images[of], label[of], point, epsilon, clip) for of in halves]
+    return torch.cat([loss for loss, _ in parts]), parts[0][1] + parts[1][1]
 
 
 def apply_universal(
