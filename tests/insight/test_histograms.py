@@ -15,6 +15,7 @@ from moeseg.insight.histograms import (
     auroc,
     auroc_bound,
     fpr_at_tpr,
+    lighter,
     resample_auroc,
     resample_curves,
     risk_at,
@@ -177,3 +178,29 @@ def test_resamples_without_positives_are_nan() -> None:
     assert not np.isnan(areas).any()
     nothing = np.zeros((2, 2), np.int64)
     assert np.isnan(resample_curves(nothing, nothing, drawn, drawn)).all()
+
+
+@pytest.mark.parametrize("squeezed", [1.0, 0.01])
+def test_lighter_histograms_read_nearly_the_same(squeezed: float) -> None:
+    rng = np.random.default_rng(3)
+    scores = squeezed * np.concatenate([rng.beta(3, 2, 30_000), rng.beta(0.5, 6, 300_000)])
+    positive = np.arange(len(scores)) < 30_000
+    _, p, n = binned(scores, positive, 4096)
+    light, light_negatives = lighter(p[None], n[None])
+    assert (light.sum(), light_negatives.sum()) == (p.sum(), n.sum())
+    joined = light.shape[1] < min((p + n > 0).sum(), 1024)
+    assert joined == (squeezed == 1.0)  # 41 bins hold so much that hardly any are joined
+    for function in (aupr, fpr_at_tpr, aurc):
+        of_light, of_all = function(light[0], light_negatives[0]), function(p, n)
+        assert of_light == pytest.approx(of_all, abs=1 / 512)
+
+
+def test_lighter_joins_neighbours_up_to_a_share() -> None:
+    p = np.array([[0, 1, 0, 2, 4], [0, 0, 0, 0, 3]])  # 0 1 0 2 7 of 10
+    n = np.array([[1, 0, 0, 1, 1]])
+    light, light_negatives = lighter(p, n, share=0.34)
+    # the fourth bin would bring the first three to 2 of 3 negatives; the last one is too heavy
+    assert light.tolist() == [[1, 2, 4], [0, 0, 3]]
+    assert light_negatives.tolist() == [[1, 1, 1]]
+    nothing, _ = lighter(np.zeros((2, 5)), np.zeros((2, 5)))
+    assert nothing.tolist() == [[0], [0]]

@@ -31,6 +31,7 @@ from moeseg.insight.histograms import (
     auroc,
     auroc_bound,
     fpr_at_tpr,
+    lighter,
     resample_auroc,
     resample_curves,
     risk_at,
@@ -62,9 +63,6 @@ class ScoreCollector(BlockCollector):
     """
 
     summed: tuple[str, ...] = ("pixels", "frames")
-    merged = 1
-    """So many bins are one where the intervals of AUPR, FPR and AURC are drawn, which takes that
-    much less time; the readings themselves are of all bins."""
 
     def __init__(
         self,
@@ -149,7 +147,7 @@ class ScoreCollector(BlockCollector):
         for score, name in enumerate(self.scores):
             right, wrong = self.right_and_wrong(subset, score)  # (G, N) each
             exact, halves = name in self.exact, (wrong, right, drawn, drawn)
-            yield detector_row(head | {"score": name}, *halves, exact=exact, merged=self.merged)
+            yield detector_row(head | {"score": name}, *halves, exact=exact)
 
     def _unseen_frames(self, subset: str, known: Iterable[str]) -> Iterator[Row]:
         groups, unit = self.blocks.units_for(subset)
@@ -163,7 +161,7 @@ class ScoreCollector(BlockCollector):
             positives = sums(self.frames[:, score], groups)  # (G, N)
             negatives = sums(self.frames[:, score], others)  # (H, N)
             halves = (positives, negatives, drawn, other_drawn)
-            yield detector_row(head | {"score": name}, *halves, merged=self.merged)
+            yield detector_row(head | {"score": name}, *halves)
 
     def task_head(self, subset: str, task: str, unit: CiUnit, units: int) -> Row:
         """Return the keys of a ``detector`` row that are no reading of its histograms."""
@@ -179,20 +177,19 @@ def detector_row(
     drawn_negatives: NDArray[np.int64],
     *,
     exact: bool = False,
-    merged: int = 1,
 ) -> Row:
     """Return a row from histograms (G, N) and (H, N), resampled (R, G) and (R, H) times.
 
-    `exact` says that no bin holds two different scores: those in one are true ties. `merged` bins
-    are one for the intervals of curves.
+    `exact` says that no bin holds two different scores: those in one are true ties. The intervals
+    of AUPR, FPR and AURC are of histograms made `lighter`, all else of the whole ones.
     """
     units = (positives, negatives, drawn, drawn_negatives)
     few = min(len(positives), len(negatives)) < 2
     total = (positives.sum(0), negatives.sum(0))  # (N,) each
     count = int(total[0].sum() + total[1].sum())
     names = ("aupr_ci95", "fpr95_ci95", "aurc_ci95")
-    wide, wide_negatives = (h.reshape(len(h), -1, merged).sum(2) for h in (positives, negatives))
-    curves = () if few else resample_curves(wide, wide_negatives, drawn, drawn_negatives)
+    light = lighter(positives, negatives)
+    curves = () if few else resample_curves(*light, drawn, drawn_negatives)
     spans = [interval(values) for values in curves] or [None] * 3
     row = head | {
         "positives": int(total[0].sum()) / count if count else None,

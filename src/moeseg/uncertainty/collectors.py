@@ -55,7 +55,6 @@ class UncertaintyCollector(ScoreCollector):
         UsageError: a subset is not known.
     """
 
-    merged = 8  # most models have several of these collectors
     summed = (
         *("pixels", "frames", "patches", "fine_counts", "fine_sums", "class_counts", "class_sums"),
         *("proper", "image_ece", "labelled", "reading_counts", "reading_sums", "reading_proper"),
@@ -285,7 +284,7 @@ def changed_rows(clean: UncertaintyCollector, changed: UncertaintyCollector) -> 
             positives = sums(changed.frames[:, place], groups)  # (G, N)
             negatives = sums(clean.frames[:, clean.scores.index(name)], groups)
             halves = (positives, negatives, drawn, drawn)
-            found.append(detector_row(head | {"score": name}, *halves, merged=changed.merged))
+            found.append(detector_row(head | {"score": name}, *halves))
     return found
 
 
