@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from attackable import scenes, trained_expert, trained_mixture
 from contracts_attack import AttackContract
-from moeseg.errors import UsageError
+from moeseg.errors import DataError, UsageError
 from moeseg.models import Ensemble, Expert, Mixture, build_ensemble
 from moeseg.robustness.attacks import KINDS, Attack, Perturbed, perturb, staged
 from moeseg.robustness.ball import generators_of
@@ -19,7 +20,7 @@ from moeseg.robustness.losses import Pixels, cross_entropy
 from moeseg.robustness.paths import forward_through, parts_of
 from moeseg.robustness.universal import train_universal
 from moeseg.types import Features, Prediction
-from tiny import write_data
+from tiny import SIZE, write_data
 from training.test_train_expert import frames
 
 EPSILON = 12 / 255
@@ -333,22 +334,71 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(
     assert found.losses.shape == (4, 3)
 
 
+def universal(model: Expert, data: Path, name: str, out: Path, batch_size: int = 8) -> Tensor:
+    return train_universal(
+        model,
+        frames(data, "train"),
+        epsilon=EPSILON,
+        attack=Attack.parse(name),
+        out=out,
+        provenance={},
+        batch_size=batch_size,
+    )
+
+
+def test_published_universal_changes_take_ten_steps_of_torchs_adam_on_signs(tmp_path: Path) -> None:
+    data = write_data(tmp_path)
+    shown = frames(data, "train")
+    images = torch.stack([shown[i][0] for i in range(len(shown))])
+    label = torch.stack([shown[i][1] for i in range(len(shown))])
+    change = torch.zeros_like(images[:1]).requires_grad_()
+    optimizer = torch.optim.Adam([change], lr=0.01)
+    for _ in range(10):
+        optimizer.zero_grad()
+        logits = trained_expert()((images + change).clamp(0, 1)).logits
+        loss = -nn.functional.cross_entropy(logits, label.long(), ignore_index=255)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert change.grad is not None
+        change.grad.sign_()
+        optimizer.step()
+        change.data.clamp_(-EPSILON, EPSILON)
+    found = universal(trained_expert(), data, "universal-published-1", tmp_path / "one.safetensors")
+    assert ((found - change.data[0]).abs() > 1e-4).float().mean() < 0.01
+
+
+def test_a_universal_change_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    data = write_data(tmp_path)
+    file, fresh = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    first = universal(trained_expert(), data, "universal-2", file)
+    assert torch.equal(universal(trained_expert(), data, "universal-2", file), first)
+    second = universal(trained_expert(), data, "universal-published-1", file)
+    wanted = universal(trained_expert(), data, "universal-published-1", fresh)
+    assert torch.equal(second, wanted)
+    assert not torch.equal(second, first)
+
+
+def test_a_universal_change_is_not_trained_without_labels(tmp_path: Path) -> None:
+    shown = frames(write_data(tmp_path), "train")
+    shown.read_label = lambda frame: np.full(SIZE, 255, np.uint8)
+    with pytest.raises(DataError, match="expected labelled pixels to train on, got 8 frames"):
+        train_universal(
+            trained_expert(),
+            shown,
+            epsilon=EPSILON,
+            attack=Attack.parse("universal-1"),
+            out=tmp_path / "one.safetensors",
+            provenance={},
+        )
+    assert not (tmp_path / "one.safetensors").exists()
+
+
 def test_a_universal_change_is_trained_in_halves_where_memory_is_short(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_data(tmp_path)
     found = []
     for name, model in (("whole", trained_expert()), ("halves", Small(trained_expert()))):
-        change = train_universal(
-            model,
-            frames(data, "train"),
-            epsilon=EPSILON,
-            attack=Attack.parse("universal-2"),
-            out=tmp_path / f"{name}.safetensors",
-            provenance={},
-            batch_size=4,
-        )
-        found.append(change)
+        found.append(universal(model, data, "universal-2", tmp_path / f"{name}.safetensors", 4))
     assert "out of memory with 4 images at once; going on with 2" in capsys.readouterr().err
     # a pixel whose gradient is near 0 may step the other way
     assert (found[0] == found[1]).float().mean() > 0.99
@@ -369,6 +419,7 @@ def test_a_universal_change_is_trained_in_halves_where_memory_is_short(
         (lambda: run("fgsm-5"), r"expected 1 step and 1 restart, got 5 and 1"),
         (lambda: run("universal-3x4"), r"expected 1 restart, got 3 and 4"),
         (lambda: Attack(kind="nope"), r"unknown attack 'nope'"),  # type: ignore[arg-type]
+        (lambda: Attack(kind="pgd", clip=False), r"expected images kept in \[0, 1\]"),
     ],
 )
 def test_wrong_arguments_are_told(call: Callable[[], object], message: str) -> None:

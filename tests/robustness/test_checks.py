@@ -86,10 +86,22 @@ def test_a_network_must_collapse_at_a_large_radius() -> None:
     assert verdict(checked(0.0, "sea-30", 32 / 255))["collapse"] is True
     assert verdict(checked(0.3, "sea-30", 32 / 255))["collapse"] is False
     assert verdict(checked(0.3, "sea-30", 16 / 255))["collapse"] is None
+    # one that breaks nothing at a large radius is not believed at a small one
+    small = checked(0.3, "sea-30", 4 / 255)
+    assert verdict(small, checked(0.3, "sea-30", 32 / 255))["collapse"] is False
+    assert verdict(small, checked(0.0, "sea-30", 32 / 255))["collapse"] is True
+    assert verdict(small, checked(0.3, "sea-20", 32 / 255))["collapse"] is None
     # an attack that may not use everything need not
     assert verdict(checked(0.3, "pgd-10:weights", 32 / 255))["collapse"] is None
     assert verdict(checked(0.3, "universal-5", 32 / 255))["collapse"] is None
     assert verdict(checked(0.3, "square-9", 32 / 255))["collapse"] is None
+
+
+@pytest.mark.parametrize(("part", "source"), [("", "other"), (":weights", "m")])
+def test_transfer_and_parts_owe_no_strength_to_their_budget(part: str, source: str) -> None:
+    one = checked(0.3, f"pgd-10{part}", source=source)
+    assert verdict(one, checked(0.1, f"pgd-5{part}", source=source))["budget"] is None
+    assert verdict(one, checked(0.1, f"pgd-10{part}", 1 / 255, source))["radius"] is None
 
 
 def test_losses_must_rise() -> None:

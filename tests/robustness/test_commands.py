@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,13 @@ from tiny import write_study
 @pytest.fixture(scope="module")
 def study_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("attacked")
-    run = Run(load_study(write_study(folder, folder / "run", ensembles=[], baseline=None)))
+    sampled = {"mc-dropout": {"of": "expert-day", "samples": 2, "rate": 0.3}}
+    settings: dict[str, Any] = {
+        "ensembles": [],
+        "baseline": None,
+        "uncertainty": {"dropout": sampled},
+    }
+    run = Run(load_study(write_study(folder, folder / "run", **settings)))
     run_study(run)
     return run
 
@@ -77,6 +84,14 @@ def test_attack_on_a_run_takes_its_models_data_and_subsets(
     rows = read_rows(tmp_path / "o" / "results.jsonl")
     assert {row["model"] for row in rows} == set(study_run.study.model_names())
     assert {row["subset"] for row in rows} == {"day", "dusk", "day+dusk"}
+    clean = read_rows(study_run.folder / "results.jsonl")
+    for row in (row for row in rows if row["kind"] == "attack"):  # samples too draw as they did
+        (before,) = (
+            r["miou"]
+            for r in clean
+            if (r["kind"], r["model"], r["subset"]) == ("segmentation", row["model"], row["subset"])
+        )
+        assert row["clean_miou"] == pytest.approx(before, abs=1e-9)
 
 
 def test_corrupt_prints_clean_and_corrupted(
@@ -93,7 +108,37 @@ def test_corrupt_prints_clean_and_corrupted(
     assert {row["condition"] for row in rows} == {"clean", "fog-2"}
     assert (tmp_path / "out" / "robustness.csv").exists()
     _, _, err = moeseg(*words)
-    assert "corruption 1/1" not in err
+    assert "condition 1/1" not in err
+    # rows are kept by subset: other subsets of the same frames are scored
+    joined = ("--subset", "day+dusk"), ("--subset", "day", "--subset", "dusk")
+    for subsets in joined:
+        code, _, err = moeseg(*words[:6], *subsets, *words[8:])
+        assert code == 0, err
+        rows = read_rows(tmp_path / "out" / "results.jsonl")
+        wanted = {name for name in subsets if name != "--subset"}
+        for condition in ("clean", "fog-2"):
+            assert {r["subset"] for r in rows if r["condition"] == condition} == wanted
+
+
+def test_sea_shares_its_parts_with_attacks_of_their_own(
+    moeseg: Command, study_run: Run, tmp_path: Path
+) -> None:
+    words = ("--epsilon", "8/255", "--frames", 2, "--subset", "day", "--out", tmp_path / "o")
+    data = ("--data", study_run.folder.parent / "study.yaml")
+    both = ("--attack", "sea-2", "--attack", "apgd-js-2")
+    code, _, err = moeseg("attack", study_run.model("expert-day"), *both, *words, *data)
+    assert code == 0, err
+    assert "attack 3/3" in err  # one of the three parts is the other attack
+    own = (
+        "--attack",
+        "sea",
+        "--attack",
+        "apgd-js",
+        "--set",
+        "robustness.attacks.apgd-js={steps: 2}",
+    )
+    code, _, err = moeseg("attack", study_run.model("expert-day"), *own, *words, *data)
+    assert (code, "expected attacks of one name to have the same settings" in err) == (2, True)
 
 
 def test_a_saved_universal_change_meets_models_it_was_not_made_for(
@@ -108,11 +153,11 @@ def test_a_saved_universal_change_meets_models_it_was_not_made_for(
     shown = ("--universal", file, "--out", tmp_path / "c")
     code, out, err = moeseg("corrupt", models[1], *shown, *data)
     assert code == 0, err
-    assert "universal of expert-dusk" in out
+    assert "universal-2 of expert-dusk" in out
     (row,) = (
         row
         for row in read_rows(tmp_path / "c" / "results.jsonl")
-        if (row["kind"], row["condition"]) == ("segmentation", "universal of expert-dusk@16/255")
+        if (row["kind"], row["condition"]) == ("segmentation", "universal-2 of expert-dusk@16/255")
     )
     (known,) = (
         row

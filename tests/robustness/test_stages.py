@@ -15,20 +15,22 @@ from PIL import Image
 from torch import Tensor
 
 from moeseg.config import load_study, parse_study
+from moeseg.data import limit
 from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.rows import read_rows, read_run_rows, validate_row, write_rows
 from moeseg.evaluation.runner import run_models
 from moeseg.evaluation.stages import load_models, scored_frames
-from moeseg.models import Model
-from moeseg.robustness.attacks import Attack, Perturbed, perturb
+from moeseg.models import Model, build_ensemble, build_expert, build_mixture
+from moeseg.robustness.attacks import SEA_PARTS, Attack, Perturbed, perturb
 from moeseg.robustness.ball import generators_of
 from moeseg.robustness.craft import FrameCounts
-from moeseg.robustness.sweep import Unit, path_of, read_counts
+from moeseg.robustness.plan import planned_parts
+from moeseg.robustness.sweep import Unit, clips, path_of, read_counts
 from moeseg.robustness.universal import load_universal
 from moeseg.run import Run
 from moeseg.study import ledger, plan, run_study
 from moeseg.types import Row
-from tiny import SIZE, study_settings, write_data, write_study
+from tiny import SIZE, study_settings, tiny_expert, write_data, write_study
 
 ROBUSTNESS: dict[str, Any] = {
     "attacks": {
@@ -135,16 +137,19 @@ def test_counts_are_those_of_the_attack_made_by_hand(finished: Run) -> None:
     assert abs(int(confusion.trace()) - right) <= 2  # a gradient of about 0 may have either sign
 
 
-def test_sea_is_at_least_as_strong_as_each_of_its_parts(finished: Run) -> None:
+@pytest.mark.parametrize("subset", ["day", "dusk", "day+dusk"])
+def test_sea_is_at_least_as_strong_as_each_of_its_parts(finished: Run, subset: str) -> None:
     folder = finished.folder / "robustness/counts/strong/moe-simple"
     rows = rows_of(finished, "attack-strong")
     (row,) = pick(
         rows, kind="attack", condition="sea-3@32/255", model="moe-simple", source="moe-simple",
-        subset="day+dusk",
+        subset=subset,
     )  # fmt: skip
-    parts = [read_counts(folder / f"{p}-3@32-255.npz") for p in ("apgd-js", "apgd-masked")]
-    for part in parts:
-        counts = part.targets["moe-simple"].double().sum(0)
+    frames = limit(scored_frames(finished), 4)
+    inside = torch.tensor([frame.subset in subset.split("+") for frame in frames])
+    for name in SEA_PARTS:
+        part = read_counts(folder / f"{name}-3@32-255.npz")
+        counts = part.targets["moe-simple"][inside].double().sum(0)
         union = counts.sum(0) + counts.sum(1) - counts.diagonal()
         miou = (counts.diagonal() / union).mean()
         assert row["miou"] <= float(miou) + 1e-9
@@ -333,7 +338,7 @@ def test_two_processes_give_the_rows_of_one(finished: Run, tmp_path: Path) -> No
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    for name in ("attack-strong", "corruptions"):
+    for name in ("attack-all", "attack-strong", "corruptions"):
         assert close(rows_of(Run(finished.study, folder), name), rows_of(finished, name))
 
 
@@ -342,8 +347,39 @@ def close(found: list[Row], wanted: list[Row]) -> bool:
     assert [(r["kind"], r["model"], r["condition"]) for r in found] == [
         (r["kind"], r["model"], r["condition"]) for r in wanted
     ]
-    pairs = [(a["miou"], b["miou"]) for a, b in zip(found, wanted, strict=True) if "miou" in a]
-    return all(a == pytest.approx(b, abs=0.01) for a, b in pairs)
+    told = ("miou", "clean_miou", "losses", "route_moved", "expert_miou", "gate_held_miou")
+    pairs = [
+        (a[key], b[key])
+        for a, b in zip(found, wanted, strict=True)
+        for key in told
+        if a.get(key) is not None
+    ]
+    return all(a == pytest.approx(b, abs=0.015) for a, b in pairs)
+
+
+def test_published_attacks_clip_as_the_original_did_by_architecture() -> None:
+    frrn = build_expert({"name": "frrn-a", "num_classes": 3, "channels": 3})
+    plain = tiny_expert()
+    both = build_mixture([frrn, build_expert(frrn.description)], "simple", size=SIZE)
+    mixed = build_ensemble([frrn, plain], "mean")
+    clipped = {
+        name: tuple(clips(model, Attack.parse(name)) for model in (frrn, both, plain, mixed))
+        for name in ("pgd-published", "universal-published", "fgsm-published", "pgd")
+    }
+    assert clipped == {
+        "pgd-published": (True, True, False, False),
+        "universal-published": (True, True, False, False),
+        "fgsm-published": (False, False, False, False),
+        "pgd": (True, True, True, True),
+    }
+
+
+def test_a_gate_without_an_eye_has_no_weights_to_attack(tmp_path: Path) -> None:
+    settings = study_settings(tmp_path, tmp_path / "run")
+    settings["mixtures"] = {"moe-fixed": {"gate": "constant"}, "moe-simple": {"gate": "simple"}}
+    parts = planned_parts(parse_study(settings, "test"))
+    assert "weights" not in parts["moe-fixed"]
+    assert "weights" in parts["moe-simple"]
 
 
 @pytest.mark.parametrize(

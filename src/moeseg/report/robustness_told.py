@@ -49,9 +49,10 @@ def how_robust(rows: Sequence[Row]) -> list[Answer]:
 def strongest(rows: Sequence[Row]) -> Strongest | None:
     """Return the strongest attack on whole models, on the widest subset.
 
-    At each radius it is the one that leaves least of the models that all attacks were tried on.
-    The radius is the largest at which a model keeps an mIoU of `WORTH`, else the smallest.
-    Published settings are taken only where there are no others.
+    At each radius it is the one that leaves least of the models that all attacks were tried on; a
+    radius whose attack leaves more than one in a smaller ball shows a weak attack, and falls away.
+    The radius is the largest that is left at which a model keeps an mIoU of `WORTH`, else the
+    smallest. Published settings are taken only where there are no others.
     """
     own = [row for row in ordered(rows, "attack") if row["source"] == row["model"]]
     own = [row for row in own if _on_whole(row) and row["miou"] is not None]
@@ -64,8 +65,20 @@ def strongest(rows: Sequence[Row]) -> Strongest | None:
         if row["subset"] == widest:
             of_radius = by_radius.setdefault(row["epsilon"], {})
             of_radius.setdefault((row["condition"], row["images"]), []).append(row)
-    found = [_least(by_radius[radius]) for radius in sorted(by_radius, reverse=True)]
-    return next((one for one in found if max(one.mious.values()) >= WORTH), found[-1])
+    found: list[Strongest] = []
+    for radius in sorted(by_radius):
+        one = _least(by_radius[radius])
+        if not found or not _leaves_more(one, found[-1]):
+            found.append(one)
+    differ = [one for one in found if max(one.mious.values()) >= WORTH]
+    return differ[-1] if differ else found[0]
+
+
+def _leaves_more(one: Strongest, other: Strongest) -> bool:
+    """Return whether an attack leaves more than another of the models that both were tried on."""
+    shared = [model for model in one.mious if model in other.mious]
+    mine, theirs = (sum(of.mious[model] for model in shared) for of in (one, other))
+    return mine > theirs
 
 
 def _on_whole(row: Row) -> bool:
@@ -184,14 +197,17 @@ def _checked(row: Row) -> bool:
 
 def checks_told(rows: Sequence[Row]) -> list[str]:
     """Return a sentence for each trust check of ``attack`` rows: what it asks, where it failed."""
-    told = []
+    told: list[str] = []
+    if not rows:
+        return told
     known = [*CHECKS, *sorted({n for row in rows for n in row["checks"] or {}} - set(CHECKS))]
     for name in known:
         tried = [row for row in rows if (row["checks"] or {}).get(name) is not None]
         failed = [row for row in tried if row["checks"][name] is False]
-        if not tried:
-            continue
         asks = f" ({CHECKS[name]})" if name in CHECKS else ""
+        if not tried:
+            told.append(f"Trust check `{name}`{asks} had nothing to compare with in any row.")
+            continue
         if not failed:
             told.append(f"Trust check `{name}`{asks} holds in all {len(tried)} rows.")
             continue

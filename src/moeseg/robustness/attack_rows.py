@@ -8,7 +8,7 @@ the latter.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,20 @@ class Outcome:
     settings: Mapping[str, Any]
 
 
-def read_outcome(folder: Path, unit: Unit) -> Outcome:
-    """Read all parts of a unit and choose the worst for its source, frame by frame."""
+def read_outcome(folder: Path, unit: Unit, inside: NDArray[np.bool_]) -> Outcome:
+    """Read all parts of a unit and choose the worst for its source, frame by frame.
+
+    Args:
+        folder: of the counts.
+        unit: the attack.
+        inside: (N,) the frames whose mIoU is to be least; what is chosen for others says nothing.
+    """
     parts = [read_counts(path_of(folder, part)) for part in parts_of(unit)]
     if len(parts) == 1:
         return Outcome(unit, parts[0].targets, parts[0].notes, parts[0].settings)
-    choice = worst_case(torch.stack([part.targets[unit.source] for part in parts]))
+    counts = torch.stack([part.targets[unit.source] for part in parts])  # (A, N, C, C)
+    choice = np.zeros(len(inside), np.int64)
+    choice[inside] = worst_case(counts[:, torch.from_numpy(inside)])
 
     def chosen(values: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(values))[choice, np.arange(len(choice))]  # (A, N, ...) -> (N, ...)
@@ -92,7 +100,15 @@ def sweep_rows(units: Sequence[Unit], folder: Path, stand: Stand) -> list[Row]:
         folder: where `sweep.run_sweep` left their counts.
         stand: what the rows share.
     """
-    outcomes = [read_outcome(folder, unit) for unit in units]
+    every = [replace(stand, subsets=(subset,)) for subset in stand.subsets]
+    return [row for alone in every for row in _subset_rows(units, folder, alone)]
+
+
+def _subset_rows(units: Sequence[Unit], folder: Path, stand: Stand) -> list[Row]:
+    """Return the rows of a sweep on one subset, its worst cases chosen there."""
+    (subset,) = stand.subsets
+    inside = _frames_of(subset, stand)
+    outcomes = [read_outcome(folder, unit, inside) for unit in units]
     checked = [one for outcome in outcomes for one in _checked(outcome, stand)]
     clean = {
         outcome.unit.source: _scored(outcome.unit.source, outcome.notes["clean"], "clean", stand)
@@ -110,9 +126,8 @@ def sweep_rows(units: Sequence[Unit], folder: Path, stand: Stand) -> list[Row]:
     by_unit = {(o.unit.source, o.unit.condition): o for o in outcomes}
     for one in checked:
         outcome = by_unit[one.source, str(one.scored.base["condition"])]
-        for subset in stand.subsets:
-            known = clean.get(one.target)
-            rows.append(_attack_row(one, outcome, checked, known, subset, stand))
+        known = clean.get(one.target)
+        rows.append(_attack_row(one, outcome, checked, known, subset, stand))
     return rows
 
 

@@ -36,7 +36,7 @@ RADII = ((0.3, 2.0), (0.3, 1.5), (0.4, 1.0))
 _STEPS: dict[Kind, int] = {
     "fgsm": 1,
     "fgsm-published": 1,
-    "sea": 30,
+    **dict.fromkeys(("sea", *SEA_PARTS), 30),
     "square": 200,
     "universal": 5,
     "universal-published": 30,
@@ -95,6 +95,11 @@ class Attack:
             raise UsageError(
                 f"attack {self.kind}: expected a momentum and a step size for pgd, segpgd or "
                 "cospgd alone, whose steps have a fixed length; leave them out"
+            )
+        if not self.clip and not self.published:
+            raise UsageError(
+                f"attack {self.kind}: expected images kept in [0, 1]; only fgsm-published, "
+                "pgd-published and universal-published may leave it"
             )
         single = self.kind.startswith("fgsm")
         if (single and self.steps > 1) or (self.restarts > 1 and not self._starts_at_random):

@@ -23,7 +23,7 @@ LARGE = 32 / 255
 CHECKS: dict[str, str] = {
     "budget": "more steps or restarts are never weaker",
     "radius": "a larger radius is never weaker",
-    "collapse": "at 32/255 or more, mIoU is below 0.01",
+    "collapse": "at 32/255 or more, the same attack leaves an mIoU below 0.01",
     "white-box": "at least as strong as transfer and black-box",
     "progress": "the best loss so far rises along the steps",
 }
@@ -56,8 +56,12 @@ class Checked:
     @property
     def white_box(self) -> bool:
         """Whether the gradient of the scored model itself was used, of all its parts."""
-        known = self.source == self.target and self.attack.kind != "square"
-        return known and self.attack.through == "all" and not self.universal
+        return self.whole and self.attack.kind != "square" and not self.universal
+
+    @property
+    def whole(self) -> bool:
+        """Whether the scored model itself was attacked, all its parts."""
+        return self.source == self.target and self.attack.through == "all"
 
     @property
     def universal(self) -> bool:
@@ -77,7 +81,9 @@ def check_all(
         inside: (N,) which frames belong to it.
     """
     same = [o for o in others if o.target == one.target and o is not one]
-    own = [o for o in same if o.source == one.source and _alike(o.attack, one.attack)]
+    # what was made for another model, or for a part of this one, need not harm it more
+    alike = [o for o in same if one.whole and o.source == one.source]
+    own = [o for o in alike if _alike(o.attack, one.attack)]
     weaker_budget = [
         o
         for o in own
@@ -90,7 +96,7 @@ def check_all(
     return {
         "budget": _at_least_as_strong(one, weaker_budget, subset),
         "radius": _at_least_as_strong(one, smaller, subset),
-        "collapse": _collapsed(one, subset),
+        "collapse": _collapsed([one, *(o for o in own if _budget(o) == _budget(one))], subset),
         "white-box": _at_least_as_strong(one, blind, subset) if one.white_box else None,
         "progress": None if one.losses is None else _rises(one.losses[inside]),
     }
@@ -123,11 +129,11 @@ def _at_least_as_strong(one: Checked, others: Iterable[Checked], subset: str) ->
     return all(verdicts) if verdicts else None
 
 
-def _collapsed(one: Checked, subset: str) -> bool | None:
-    if not one.white_box or one.epsilon < LARGE:
-        return None
-    miou = one.scored.miou(subset)
-    return None if miou is None else miou < BROKEN
+def _collapsed(same: Sequence[Checked], subset: str) -> bool | None:
+    """Return whether an attack breaks the model where the radius lets any attack do so."""
+    large = [one for one in same if one.white_box and one.epsilon >= LARGE]
+    mious = [miou for one in large if (miou := one.scored.miou(subset)) is not None]
+    return all(miou < BROKEN for miou in mious) if mious else None
 
 
 def _rises(losses: Tensor) -> bool | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from moeseg.config import CorruptionsConfig
-from moeseg.errors import UsageError, unknown_name
+from moeseg.errors import DataError, UsageError, unknown_name
 from moeseg.evaluation.rows import read_rows, write_rows
 from moeseg.evaluation.runner import Change, Extents
 from moeseg.progress import say
@@ -61,14 +61,33 @@ def universal(path: Path) -> tuple[str, Change]:
         DataError: no such file, or none that `save_universal` wrote.
     """
     saved, about = load_universal(path)
-    epsilon = float(about.get("epsilon", saved.abs().max()))
-    clip = bool(about.get("attack", {}).get("clip", True))
+    epsilon, attack = float(about["epsilon"]), about["attack"]
+    name = f"{attack['kind']}-{attack['steps']} of {about.get('model', path.stem)}"
 
     def change(images: Tensor, label: Tensor, keys: Sequence[str], extents: Extents) -> Tensor:
         radius = epsilon * photo_mask(images, extents)
-        return apply_universal(images, saved, radius, clip=clip)
+        return apply_universal(images, saved, radius, clip=attack["clip"])
 
-    return f"universal of {about.get('model', path.stem)}@{255 * epsilon:g}/255", change
+    return f"{name}@{255 * epsilon:g}/255", change
+
+
+def universals(paths: Sequence[Path]) -> dict[str, Change]:
+    """Return the changes of several files, as `universal` does.
+
+    Raises:
+        DataError: a file holds no universal change.
+        UsageError: two of them have one name.
+    """
+    found: dict[str, Change] = {}
+    for path in paths:
+        condition, change = universal(path)
+        if condition in found:
+            raise UsageError(
+                f"--universal {path}: expected one change of a kind, model and radius, got "
+                f"{condition!r} twice; score it by a command of its own, with another --out"
+            )
+        found[condition] = change
+    return found
 
 
 def corrupted_rows(changes: Mapping[str, Change], score: Score, folder: Path) -> list[Row]:
@@ -78,6 +97,11 @@ def corrupted_rows(changes: Mapping[str, Change], score: Score, folder: Path) ->
     for number, condition in enumerate(left, 1):
         say(f"condition {number}/{len(left)}: {condition}")
         found = score(changes[condition], condition)
+        if rank() == 0 and not any(row.get("miou") is not None for row in found):
+            raise DataError(
+                f"{condition}: expected labelled pixels to score, got frames whose labels are all "
+                "ignored; choose other frames, or look at them with `moeseg data check`"
+            )
         if rank() == 0:
             write_rows(paths[condition], found)
     return [row for path in paths.values() for row in read_rows(path)] if rank() == 0 else []

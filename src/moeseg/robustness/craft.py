@@ -8,6 +8,7 @@ made of any part of the frames later and a worst case can be chosen frame by fra
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,7 @@ from torch import Tensor
 from moeseg.evaluation.collectors import several_ranks, sum_over_ranks
 from moeseg.evaluation.runner import Extents
 from moeseg.metrics import class_ids, confusion_per_image
-from moeseg.models import Mixture, Model, image_size, resize
+from moeseg.models import Mixture, Model, image_size, key_seeds, resize
 from moeseg.robustness.attacks import Perturbed
 from moeseg.types import IGNORE, ExpertOutput, Prediction, Row
 
@@ -82,7 +83,8 @@ class Crafter:
         changed = found.images.detach()
         places = [self.places[key] for key in keys]
         self._note("losses", found.losses.T, places)  # (T, B) -> (B, T)
-        for name, values in reaction(self.source, images, changed, label).items():
+        seeds = key_seeds(keys)
+        for name, values in reaction(self.source, images, changed, label, seeds).items():
             self._note(name, values, places)
         return changed
 
@@ -106,7 +108,13 @@ class Crafter:
 
 
 @torch.inference_mode()
-def reaction(model: Model, clean: Tensor, attacked: Tensor, label: Tensor) -> dict[str, Tensor]:
+def reaction(
+    model: Model,
+    clean: Tensor,
+    attacked: Tensor,
+    label: Tensor,
+    seeds: Sequence[int] | None = None,
+) -> dict[str, Tensor]:
     """Compare a model on clean and on attacked images, and a mixture part by part.
 
     Of a mixture, the weights of one image are also put to the logits of the other: what it would
@@ -117,6 +125,7 @@ def reaction(model: Model, clean: Tensor, attacked: Tensor, label: Tensor) -> di
         clean: (B, 3, H, W).
         attacked: (B, 3, H, W).
         label: (B, H, W) uint8 ids, 255 ignored.
+        seeds: B, of a model that samples; None takes the images' own.
 
     Returns:
         `clean` (B, C, C) int32 confusion matrices on clean images. Of a mixture also: `moved`
@@ -126,7 +135,7 @@ def reaction(model: Model, clean: Tensor, attacked: Tensor, label: Tensor) -> di
         `logits_held` (B, C, C), the mixture attacked with its clean weights, or its clean logits.
     """
     size = image_size(clean)
-    before = [expert.output(clean) for expert in model.experts]
+    before = _outputs(model, clean, seeds)
     first = model.combine(before, size)
     ids = class_ids(first.logits)
     classes = first.logits.shape[1]
@@ -137,7 +146,7 @@ def reaction(model: Model, clean: Tensor, attacked: Tensor, label: Tensor) -> di
     notes = {"clean": counts(ids)}
     if not isinstance(model, Mixture):
         return notes
-    after = [expert.output(attacked) for expert in model.experts]
+    after = _outputs(model, attacked, seeds)
     then = model.combine(after, size)
     assert first.weights is not None
     assert then.weights is not None
@@ -160,6 +169,13 @@ def reaction(model: Model, clean: Tensor, attacked: Tensor, label: Tensor) -> di
             for name, outputs in crossed.items()
         },
     }
+
+
+def _outputs(model: Model, images: Tensor, seeds: Sequence[int] | None) -> list[ExpertOutput]:
+    if not getattr(model, "decodes_again", False):
+        return [expert.output(images) for expert in model.experts]
+    own = None if seeds is None else tuple(seeds)
+    return [replace(expert.kept_output(images), seeds=own) for expert in model.experts]
 
 
 def _ids(output: ExpertOutput, size: tuple[int, int]) -> Tensor:

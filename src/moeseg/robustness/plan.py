@@ -79,13 +79,18 @@ def planned_parts(study: Study) -> dict[str, tuple[str, ...]]:
         seeds = study.seeded_baselines().get(name, ())
         if name in study.networks() or name == "merged" or name in study.uncertainty.dropout:
             parts[name] = (ALL,)
-        elif name in study.mixtures or name == "shared-trunk":
+        elif name == "shared-trunk" or _looks(study, name):
             parts[name] = (ALL, *experts, WEIGHTS, LOGITS)
         elif seeds:
             parts[name] = (ALL, *(f"{EXPERT}{place}" for place in range(1, len(seeds) + 1)))
         else:
             parts[name] = (ALL, *experts)
     return parts
+
+
+def _looks(study: Study, name: str) -> bool:
+    """Return whether a model is a mixture whose weights hang on the image."""
+    return name in study.mixtures and not study.mixtures[name].gate.startswith("constant")
 
 
 def checked_epsilon(radius: str) -> float:

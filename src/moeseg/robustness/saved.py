@@ -19,7 +19,7 @@ from moeseg.evaluation.saved import Saved, open_saved
 from moeseg.evaluation.stages import evaluate
 from moeseg.files import fingerprint
 from moeseg.robustness.attacked import attacked_rows
-from moeseg.robustness.corrupted import changes_of, corrupted_rows, universal
+from moeseg.robustness.corrupted import changes_of, corrupted_rows, universals
 from moeseg.robustness.paths import parts_of
 from moeseg.robustness.plan import units_of
 from moeseg.robustness.ranks import joined_ranks
@@ -83,7 +83,7 @@ def corrupt_saved(
     subsets: Sequence[str],
     wanted: CorruptionsConfig,
     out: Path,
-    universals: Sequence[Path] = (),
+    changed: Sequence[Path] = (),
 ) -> list[Row]:
     """Score saved models on clean and corrupted frames; goes on where a killed call stopped.
 
@@ -93,7 +93,7 @@ def corrupt_saved(
         subsets: subsets and joins that get rows.
         wanted: corruptions and severities.
         out: folder for `results.jsonl` and the rows of each condition.
-        universals: files of saved universal changes, each a condition more.
+        changed: files of saved universal changes, each a condition more.
 
     Returns:
         All rows, clean ones first; none on ranks other than 0.
@@ -101,10 +101,10 @@ def corrupt_saved(
     Raises:
         CheckpointError: a folder holds no model, or one of another taxonomy than the data.
         DataError: a file holds no universal change.
-        UsageError: an unknown subset or corruption.
+        UsageError: an unknown subset or corruption, or two universal changes of one name.
     """
     saved = open_saved(run, folders, subsets)
-    changes = changes_of(wanted, run.study.seed) | dict(map(universal, universals))
+    changes = changes_of(wanted, run.study.seed) | universals(changed)
 
     def score(change: Change | None, condition: str) -> list[Row]:
         base = saved.base | {"condition": condition}
@@ -112,8 +112,8 @@ def corrupt_saved(
 
     with joined_ranks("corrupt"):
         rows = score(None, "clean")
-        files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in universals]
-        folder = out / "conditions" / _mark(run, saved, saved.frames, files)
+        files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in changed]
+        folder = out / "conditions" / _mark(run, saved, saved.frames, files, saved.subsets)
         rows += corrupted_rows(changes, score, folder)
     if rank() > 0:
         return []

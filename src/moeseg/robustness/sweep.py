@@ -20,7 +20,7 @@ from torch import Tensor
 
 from moeseg import __version__
 from moeseg.data import SegmentationDataset
-from moeseg.errors import DataError
+from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.runner import Extents, run_models
 from moeseg.files import replacing
 from moeseg.models import Model, referenced_experts, weights_digest
@@ -114,9 +114,20 @@ class Counts:
 
 
 def run_sweep(units: Sequence[Unit], arena: Arena) -> None:
-    """Carry out what is not there yet; what is finished stays if a later attack fails."""
-    parts = [part for unit in units for part in parts_of(unit)]
-    left = agreed([part for part in dict.fromkeys(parts) if not _is_there(part, arena)])
+    """Carry out what is not there yet; what is finished stays if a later attack fails.
+
+    Raises:
+        UsageError: two attacks of other settings have one name.
+    """
+    parts = list(dict.fromkeys(part for unit in units for part in parts_of(unit)))
+    named: dict[Path, Attack] = {}
+    for part in parts:
+        if named.setdefault(path_of(arena.folder, part), part.attack) != part.attack:
+            raise UsageError(
+                f"{part.condition}: expected attacks of one name to have the same settings, got "
+                "two; call one of them otherwise under robustness.attacks"
+            )
+    left = agreed([part for part in parts if not _is_there(part, arena)])
     for number, unit in enumerate(left, 1):
         say(f"attack {number}/{len(left)}: {unit.condition} on {unit.source}")
         counts = _carry_out(unit, arena)
@@ -269,7 +280,6 @@ def _train(unit: Unit, arena: Arena, attack: Attack, out: Path) -> None:
         provenance={
             **arena.origin,
             "model": unit.source,
-            "attack": json.loads(_told(attack)),
             "frames": len(arena.training),
             "subsets": sorted({frame.subset for frame in arena.training.frames}),
             "size": list(arena.training.size or ()),

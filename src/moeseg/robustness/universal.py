@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from moeseg.robustness.ball import project
 from moeseg.robustness.directions import AdamOfSigns, Direction, SignStep
 from moeseg.robustness.losses import Pixels, cross_entropy
 from moeseg.robustness.paths import Forward, forward_through
+from moeseg.types import IGNORE
 
 _FORMAT = 1
 _INNER = 10
@@ -46,7 +48,7 @@ def train_universal(
     workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Train one change for all images against a model, or go on where a call was stopped.
+    """Train one change for all images against a model, or go on where a like call was stopped.
 
     The change starts at zero and takes one sign step a batch along the gradient of the batch's
     cross-entropy, of a length that falls linearly from epsilon / 4 to 0. ``universal-published``
@@ -68,14 +70,18 @@ def train_universal(
         (3, H, W) on the CPU, within epsilon of 0.
 
     Raises:
+        DataError: the labels of all frames are ignored.
         UsageError: there are no frames, or the model's output has no gradient.
     """
     if not len(frames):
         raise UsageError("universal: expected frames to train on, got none; name another subset")
     done, change = 0, torch.zeros(3, *(frames.size or (1, 1)))
+    settings = {k: v for k, v in asdict(attack).items() if v is not None}
+    about = json.loads(json.dumps({**provenance, "attack": settings, "epsilon": epsilon}))
     if out.exists():
-        change, noted = load_universal(out)
-        done = int(noted["epochs_done"])
+        found, noted = load_universal(out)
+        if all(noted.get(key) == value for key, value in about.items()):
+            change, done = found, int(noted["epochs_done"])
     batches = EpochBatches(len(frames), batch_size, seed)
     total = len(batches) * attack.steps
     loader = DataLoader(frames, batch_sampler=batches, num_workers=workers)
@@ -83,12 +89,19 @@ def train_universal(
     forward = forward_through(model, attack.through)
     for epoch in range(done, attack.steps):
         batches.set_epoch(epoch)
+        labelled = 0
         title = f"universal change, epoch {epoch + 1}/{attack.steps}"
         for number, (images, label, _) in enumerate(track(loader, title, len(loader))):
+            labelled += int((label != IGNORE).sum())
             left = 1 - (epoch * len(batches) + number) / total
             with torch.inference_mode(False), still(model):
                 change = _fit(forward, images, label, change, epsilon, attack, left, device)
-        save_universal(out, change, {**provenance, "epochs_done": epoch + 1, "epsilon": epsilon})
+        if not labelled:
+            raise DataError(
+                f"universal: expected labelled pixels to train on, got {len(frames)} frames whose "
+                "labels are all ignored; name another subset with robustness.universal_subset"
+            )
+        save_universal(out, change, {**about, "epochs_done": epoch + 1})
     return change
 
 
@@ -191,8 +204,10 @@ def load_universal(path: Path) -> tuple[Tensor, dict[str, Any]]:
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            about = json.loads((file.metadata() or {})["moeseg"])
-            return file.get_tensor("change"), dict(about)
+            about = dict(json.loads((file.metadata() or {})["moeseg"]))
+            if missing := {"attack", "epsilon"} - set(about):
+                raise KeyError(f"no {' and '.join(sorted(missing))}")
+            return file.get_tensor("change"), about
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise DataError(
             f"{path}: expected a universal change as moeseg writes it, got {type(error).__name__}: "
