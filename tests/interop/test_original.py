@@ -406,7 +406,7 @@ def _no_last_weight(state: dict[str, Tensor]) -> None:
     ("change", "named"),
     [
         (_no_gate, "absent from the file: gating.conv1.weight"),
-        (_no_second_expert, "expert2.first.conv.weight"),
+        (_no_second_expert, "absent from the file: expert2.* (323 keys)"),
         (_no_gate_layer, "absent from the file: gating.gates.0.fc1.weight"),
         (_a_gate_more, "unknown to the model: gating.gates.5.fc2.bias"),
         (_no_last_weight, "absent from the file: expert1.out_conv.weight, expert2.out_conv.weight"),
@@ -418,6 +418,108 @@ def test_incomplete_mixtures(change: Change, named: str, tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match=r"moe\.pth") as got:
         load(_file(tmp_path / "moe.pth", state))
     assert named in str(got.value)
+
+
+def _without(state: dict[str, Tensor], *beginnings: str) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if not key.startswith(beginnings)}
+
+
+def _complaint(path: Path, state: Mapping[str, Tensor]) -> str:
+    with pytest.raises(CheckpointError) as got:
+        load(_file(path, state))
+    message = str(got.value)
+    assert message.startswith(f"{path}: ")
+    return message
+
+
+def test_without_its_class_layers_a_file_is_told_whole(tmp_path: Path) -> None:
+    """The number of classes comes from elsewhere, or is left open; all that is absent is named."""
+    layers = ("expert1.out_conv", "expert2.out_conv")
+    mixture = _without(_thin(_frrn_shapes()), *layers)
+    message = _complaint(tmp_path / "moe.pth", _without(mixture, "expert1.first.conv.bias"))
+    assert "2 experts frrn-a-original, 5 classes" in message
+    absent = ["expert1.first.conv.bias", *(f"{one}.{leaf}" for one in layers for leaf in LEAVES)]
+    for key in absent:
+        assert key in message
+    assert "of another shape" not in message
+    expert = _thin(_expert_shapes(_frrn_shapes()))
+    message = _complaint(tmp_path / "expert.pth", _without(expert, "out_conv", "divide.bias"))
+    assert "expert frrn-a-original, number of classes unknown, got others" in message
+    assert "absent from the file: divide.bias, out_conv.weight, out_conv.bias. " in message
+
+
+LEAVES = ("weight", "bias")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "taken", "groups"),
+    [
+        ("resnet101", ("backbone.layer3.22.", "backbone.bn1.bias"), "backbone.bn1.bias"),
+        ("resnet50", ("backbone.layer3.5.", "backbone.layer4."), "backbone.layer4.* (60 keys)"),
+        ("resnet18", ("backbone.",), "backbone.* (120 keys)"),
+        ("resnet50", ("backbone.",), "backbone.* (318 keys)"),
+    ],
+)
+def test_without_a_part_of_the_backbone_a_file_is_told_whole(
+    backbone: str, taken: tuple[str, ...], groups: str, tmp_path: Path
+) -> None:
+    expert = build_expert({**DEEPLAB, "backbone": backbone})
+    state = _thin({key: tuple(value.shape) for key, value in export(expert).items()})
+    left = _without(state, *taken, "classifier.project.1.bias")
+    message = _complaint(tmp_path / "expert.pth", left)
+    assert f"expert deeplabv3plus on {backbone}, 5 classes" in message
+    assert groups in message
+    assert "classifier.project.1.bias" in message
+    assert "unknown to the model" not in message
+
+
+def test_hundreds_of_scattered_keys_are_counted_by_their_beginning(tmp_path: Path) -> None:
+    state = {
+        key: value.expand(2, *value.shape) if ".bn1." in key else value
+        for key, value in _thin(_frrn_shapes()).items()
+        if not key.endswith(".running_mean")
+    }
+    state |= {f"other.{number}": torch.zeros(1) for number in range(51)}
+    message = _complaint(tmp_path / "moe.pth", state)
+    assert "absent from the file: expert1.* (47 of 323 keys), expert2.* (47 of 323 keys)" in message
+    assert "unknown to the model: other.* (51 keys)" in message
+    shapes = "expert1.reslayers_in.0.bn1.weight [48] but file [2, 48]"
+    assert f"expert1.* (92 of 323 keys, such as {shapes})" in message
+    assert len(message) < 1000
+
+
+# -- tensors that no weights can be ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (torch.full((), math.nan), "finite weights, got NaN or infinite ones in divide.bias"),
+        (torch.full((), math.inf), "finite weights, got NaN or infinite ones in divide.bias"),
+        (torch.full((), 1e300, dtype=torch.float64), "infinite ones in divide.bias"),
+        (torch.ones((), dtype=torch.int64), "got whole numbers in divide.bias (torch.int64)"),
+    ],
+    ids=["nan", "infinite", "too large", "whole"],
+)
+def test_values_that_no_weights_have(value: Tensor, named: str, tmp_path: Path) -> None:
+    state = _thin(_expert_shapes(_frrn_shapes()))
+    state["divide.bias"] = value.expand(32)
+    assert named in _complaint(tmp_path / "expert.pth", state)
+
+
+def test_a_small_file_that_claims_giant_tensors_is_refused_before_they_are_made(
+    tmp_path: Path,
+) -> None:
+    state = _thin(_expert_shapes(_frrn_shapes()))
+    wide = _thin({"out_conv.weight": (10**9, 48, 1, 1), "out_conv.bias": (10**9,)})
+    message = _complaint(tmp_path / "wide.pth", state | wide)
+    assert "out_conv.weight: expected at most 255 classes" in message
+    message = _complaint(tmp_path / "deep.pth", state | _thin({"divide.bias": (10**12,)}))
+    assert "divide.bias [32] but file [1000000000000]" in message
+    shapes = dict(_frrn_shapes("simple"))
+    shapes["gating.fc1.weight"] = (128, 10**10)
+    message = _complaint(tmp_path / "gate.pth", _thin(shapes))
+    assert "gating.fc1.weight: expected a model of at most 4.3 GB" in message
 
 
 def test_experts_of_different_class_counts_in_one_file(tmp_path: Path) -> None:
@@ -455,9 +557,9 @@ def test_networks_of_other_projects(tmp_path: Path) -> None:
         ),
         (
             {"expert1.backbone.conv1.weight": torch.zeros(3)},
-            "classifier.classifier.3.weight, whose",
+            "expert1.backbone.conv1.weight [64, 3, 7, 7] but file [3]",
         ),
-        ({"out_conv.weight": torch.zeros(())}, "expected out_conv.weight, whose first extent"),
+        ({"out_conv.weight": torch.zeros(())}, "out_conv.weight [1, 48, 1, 1] but file []"),
     ):
         with pytest.raises(CheckpointError, match=r"other\.pth") as got:
             load(_file(tmp_path / "other.pth", state))
@@ -465,7 +567,7 @@ def test_networks_of_other_projects(tmp_path: Path) -> None:
     expert = build_expert({**DEEPLAB, "backbone": "resnet18"})
     state = _thin({key: tuple(value.shape) for key, value in export(expert).items()})
     state |= {f"backbone.layer3.{n}.conv1.weight": torch.zeros(1) for n in range(2, 36)}
-    with pytest.raises(CheckpointError, match=r"resnet101 23.*got 36 without bottlenecks"):
+    with pytest.raises(CheckpointError, match=r"resnet101 3-4-23-3.*got 2-2-36-2 without"):
         load(_file(tmp_path / "other.pth", state))
 
 
@@ -477,9 +579,19 @@ def test_input_size_that_contradicts_the_gate(tmp_path: Path) -> None:
         r"64x80, which at stride 16 has 4x5 = 20",
     ):
         load(file, input_size=(64, 80))
-    load(file, input_size=(33, 65))  # sides round up
+    with pytest.raises(UsageError, match=r"moe\.pth: input size: .* multiples of 16, .*33x65"):
+        load(file, input_size=(33, 65))
     with pytest.raises(UsageError, match="expected H W > 0, got 0x80"):
         load(file, input_size=(0, 80))
+
+
+def test_sides_of_any_length_round_up_for_a_deeplab(tmp_path: Path) -> None:
+    experts = [build_expert({**DEEPLAB, "backbone": "resnet18"}) for _ in range(2)]
+    mixture = export(build_mixture(experts, "simple", size=SIZE))
+    shapes = {key: tuple(value.shape) for key, value in mixture.items()}
+    model = load(_file(tmp_path / "moe.pth", _thin(shapes)), input_size=(33, 65))
+    assert isinstance(model, Mixture)
+    assert model.gate.grid == (3, 5)
 
 
 def test_options_that_the_file_has_no_use_for(tmp_path: Path) -> None:

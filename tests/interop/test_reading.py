@@ -147,12 +147,51 @@ def test_absent_file_and_folder(tmp_path: Path) -> None:
         ([1, 2], "key 'state_dict', got list"),
         ({"state_dict": {}}, "state_dict: expected tensors by key, got none"),
         ({"state_dict": 3}, "state_dict: expected tensors by key, got int"),
-        ({"state_dict": {**STATE, "a": 1, "b": "x"}}, "something else for a, b"),
+        ({"state_dict": {**STATE, "a": 1, "b": "x"}}, r"something else for a \(int\), b \(str\)"),
     ],
 )
 def test_checkpoints_of_other_projects(tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(CheckpointError, match=rf"other\.pth: .*{message}"):
         read_state(write(tmp_path / "other.pth", content))
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        (torch.eye(3).to_sparse(), "sparse_coo"),
+        (torch.zeros(3, device="meta"), "on meta"),
+        (torch.ones(3, dtype=torch.complex64), "complex64"),
+        (torch.ones(3, dtype=torch.bool), "bool"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_tensors_that_no_weights_can_be(tmp_path: Path, value: torch.Tensor, word: str) -> None:
+    path = write(tmp_path / "odd.pth", {"state_dict": {**STATE, "a.weight": value}})
+    with pytest.raises(CheckpointError, match=rf"odd\.pth: .*for a\.weight \({word}\)\. Name"):
+        read_state(path)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch calls some of these beta, and others outdated
+def test_tensors_in_unusual_forms_are_refused(tmp_path: Path) -> None:
+    quantised = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    rows = torch.eye(3).to_sparse_csr()
+    for value, word in ((quantised, "qint8"), (nested, "nested"), (rows, "sparse_csr")):
+        path = write(tmp_path / "odd.pth", {"state_dict": {"a.weight": value}})
+        with pytest.raises(CheckpointError, match=rf"odd\.pth: .*a\.weight \({word}\)"):
+            read_state(path)
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("value", [np.float32(1), np.int64(3)], ids=["float32", "int64"])
+def test_a_whole_file_with_a_scalar_of_another_kind_is_not_called_damaged(
+    tmp_path: Path, value: object, old: bool
+) -> None:
+    path = write(tmp_path / "a.pth", {"state_dict": STATE, "best_pred": value}, old=old)
+    with pytest.raises(CheckpointError, match=r"a\.pth: .*a float64 score, got") as got:
+        read_state(path)
+    assert "save only its state_dict, epoch and best_pred again" in str(got.value)
+    assert "download" not in str(got.value)
 
 
 def test_safetensors_are_no_checkpoint(tmp_path: Path) -> None:

@@ -55,14 +55,13 @@ def to_original(model: Model) -> dict[str, Tensor]:
         model: of an architecture in `LAYOUTS`, with two experts if it is no expert.
 
     Returns:
-        Detached tensors on the CPU; the experts' share memory with the model (and the unused
-        network's with expert 1's), a gate's do not.
+        Detached tensors; the experts' share memory with the model (and the unused network's with
+        expert 1's), a gate's do not.
     """
     own = model.state_dict()
     state: dict[str, Tensor] = {}
     for key, theirs in _key_table(model).items():
-        tensor = own[key].detach().cpu()
-        state.update(zip(theirs, _split(key, tensor), strict=True))
+        state.update(zip(theirs, _split(key, own[key].detach()), strict=True))
     unused = layout_of(model).unused
     if unused is not None and isinstance(model, Mixture):
         first = {key: value for key, value in state.items() if key.startswith(EXPERTS[0])}

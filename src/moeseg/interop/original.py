@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,17 @@ from torch import Tensor
 from moeseg.data import Taxonomy
 from moeseg.errors import CheckpointError, UsageError
 from moeseg.files import replacing
-from moeseg.interop.detect import build
+from moeseg.interop.detect import UNKNOWN_CLASSES, build
 from moeseg.interop.keys import from_original, layout_of, to_original
 from moeseg.interop.limits import beyond_original, short_name
+from moeseg.interop.listing import listed
 from moeseg.interop.reading import read_state
 from moeseg.models import Ensemble, Expert, Mixture, Model, Rule, build_ensemble, save
 from moeseg.models.backbones import OutputStride
 from moeseg.models.checkpoint import misfits
 from moeseg.types import Size
 
-_NAMED_KEYS = 50  # of one sort, in one message
+_MOST_BYTES = 4 * 2**30  # of a model: eight times that of the largest published mixture
 
 
 def load(
@@ -48,7 +49,8 @@ def load(
         rule: of an ensemble.
 
     Raises:
-        CheckpointError: no checkpoint of the original, damaged, or files that do not go together.
+        CheckpointError: no checkpoint of the original, damaged (shapes, NaN), or files that do not
+            go together.
         UsageError: an option that contradicts the file.
     """
     options: dict[str, Any] = {"input_size": input_size, "output_stride": output_stride}
@@ -127,7 +129,7 @@ def export(model: Model) -> dict[str, Tensor]:
             f"expected a model that the original can hold, got {'; '.join(reasons)}. "
             "docs/original.md says what it holds; train such a model to export it."
         )
-    return to_original(model)
+    return {key: value.cpu() for key, value in to_original(model).items()}
 
 
 def write(model: Model, path: Path) -> None:
@@ -148,12 +150,13 @@ def write(model: Model, path: Path) -> None:
 
 def summary(model: Model) -> str:
     """Return one line that says what a model is."""
+    known = model.num_classes != UNKNOWN_CLASSES
     if isinstance(model, Expert):
         parts = [f"expert {short_name(model)}"]
     else:
         names = " and ".join(dict.fromkeys(map(short_name, model.experts)))
         parts = [f"{_kind(model)} of {len(model.experts)} experts {names}"]
-    parts.append(f"{model.num_classes} classes")
+    parts.append(f"{model.num_classes} classes" if known else "number of classes unknown")
     if isinstance(model, Ensemble):
         parts.append(f"rule {model.rule}")
     elif isinstance(model, Mixture):
@@ -167,22 +170,56 @@ def summary(model: Model) -> str:
 
 def _load(path: Path, *, input_size: Size | None, output_stride: OutputStride, rule: Rule) -> Model:
     state = read_state(path)
+    options: dict[str, Any] = {"input_size": input_size, "output_stride": output_stride}
     with torch.random.fork_rng(devices=[]):  # initial weights are overwritten: draw none away
-        model = build(path, state, input_size=input_size, output_stride=output_stride, rule=rule)
-    expected, unused = to_original(model), layout_of(model).unused
-    if unused is not None and isinstance(model, Mixture):
+        with torch.device("meta"):  # a few bytes of a file can claim any shape
+            planned = build(path, state, rule=rule, **options)
+        _check_fits(path, planned, state)
+        model = build(path, state, rule=rule, **options)
+    model.load_state_dict(from_original(model, state))
+    return model
+
+
+def _check_fits(path: Path, planned: Model, state: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not those of a model on the meta device."""
+    expected, unused = to_original(planned), layout_of(planned).unused
+    if unused is not None and isinstance(planned, Mixture):
         expected, state = (
             {key: value for key, value in one.items() if not key.startswith(unused)}
             for one in (expected, state)
         )
-    complaints = misfits(expected, state, _NAMED_KEYS)
+    complaints = misfits(expected, state, listed)
     if complaints:
         raise CheckpointError(
-            f"{path}: expected the keys of the original's {summary(model)}, got others. "
+            f"{path}: expected the keys of the original's {summary(planned)}, got others. "
             f"{complaints}. The file is incomplete, or of changed code."
         )
-    model.load_state_dict(from_original(model, state))
-    return model
+    size = sum(value.nbytes for value in expected.values())
+    if size > _MOST_BYTES:
+        largest = max(expected, key=lambda key: expected[key].nbytes)
+        raise CheckpointError(
+            f"{path}: {largest}: expected a model of at most {_MOST_BYTES / 1e9:.1f} GB, got "
+            f"shapes of {size / 1e9:.1f} GB, this one {list(expected[largest].shape)}. No "
+            "network of the original is so large; the file is damaged."
+        )
+    _check_values(path, expected, state)
+
+
+def _check_values(path: Path, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    wanted = {key: state[key] for key, value in expected.items() if value.is_floating_point()}
+    whole = [f"{key} ({v.dtype})" for key, v in wanted.items() if not v.is_floating_point()]
+    if whole:
+        raise CheckpointError(
+            f"{path}: expected floating-point weights, got whole numbers in "
+            f"{listed(whole, wanted)}. Save them as they were trained."
+        )
+    broken = [key for key, value in wanted.items() if not torch.isfinite(value.float()).all()]
+    if broken:
+        raise CheckpointError(
+            f"{path}: expected finite weights, got NaN or infinite ones in "
+            f"{listed(broken, wanted)}. That training diverged, or the file is damaged: name an "
+            "earlier checkpoint."
+        )
 
 
 def _expert(path: Path, model: Model) -> Expert:

@@ -18,8 +18,13 @@ import torch
 from torch import Tensor
 
 from moeseg.errors import CheckpointError
+from moeseg.interop.listing import listed
 
 _HINT = "Name a file that the original's training wrote."
+_NUMBERS = (  # neither complex nor quantised
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -32,7 +37,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         path: written by `torch.save`: a dict that holds `state_dict`.
 
     Raises:
-        CheckpointError: absent, no checkpoint, damaged, holds code, or has no state dict.
+        CheckpointError: absent, no checkpoint, damaged, holds code, has no state dict, or one with
+            entries that no weights can be: sparse, quantised, complex, without values (meta).
     """
     content = _load(path)
     if not isinstance(content, Mapping) or "state_dict" not in content:
@@ -47,11 +53,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path}: state_dict: expected tensors by key, got "
             f"{'none' if isinstance(state, Mapping) else type(state).__name__}. {_HINT}"
         )
-    foreign = [str(key) for key, value in state.items() if not _is_entry(key, value)]
-    if foreign:
+    flaws = {str(key): flaw for key, value in state.items() if (flaw := _flaw(key, value))}
+    if flaws:
+        foreign = [f"{key} ({flaw})" for key, flaw in flaws.items()]
         raise CheckpointError(
-            f"{path}: state_dict: expected a tensor for every key, got something else for "
-            f"{', '.join(foreign)}. {_HINT}"
+            f"{path}: state_dict: expected a dense tensor of plain numbers for every key, got "
+            f"something else for {listed(foreign, map(str, state))}. {_HINT}"
         )
     if all(key.startswith("module.") for key in state):
         return {key.removeprefix("module."): value for key, value in state.items()}
@@ -76,6 +83,13 @@ def _load(path: Path) -> Any:  # noqa: ANN401 - a pickle may hold anything
                 "run code; nothing of the file was run. Have it from a source you trust, and save "
                 "only its state_dict, epoch and best_pred again."
             ) from error
+        other = re.search(r"but got <class '([\w.]+)'>", str(error))
+        if other:  # harmless, such as a score of numpy's float32, but not let through
+            raise CheckpointError(
+                f"{path}: expected tensors, plain values and a float64 score, got something else "
+                f"({other.group(1)}). The file is whole: save only its state_dict, epoch and "
+                "best_pred again, the last two as plain numbers."
+            ) from error
         raise CheckpointError(
             f"{path}: expected a checkpoint that torch.save wrote, got a file that torch cannot "
             f"read ({type(error).__name__}): another kind of file, or half a download. Compare its "
@@ -95,5 +109,20 @@ def _numpy_scalar() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]
     ]
 
 
-def _is_entry(key: object, value: object) -> bool:
-    return isinstance(key, str) and isinstance(value, Tensor)
+def _flaw(key: object, value: object) -> str | None:
+    """Say in a word why an entry cannot be a network's weights; None if it can."""
+    if not isinstance(key, str):
+        return f"a key of type {type(key).__name__}"
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.is_nested:
+        return "nested"
+    if value.layout is not torch.strided:
+        return _word(value.layout)
+    if value.device.type != "cpu":
+        return f"on {value.device.type}"
+    return None if value.dtype in _NUMBERS else _word(value.dtype)
+
+
+def _word(kind: object) -> str:
+    return str(kind).removeprefix("torch.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,13 +165,23 @@ def weights_digest(path: Path) -> str:
         ) from error
 
 
-def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], most: int = 5) -> str:
+def first_five(names: Sequence[str], every: Iterable[str]) -> str:
+    """Name five and count the others."""
+    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + rest
+
+
+def misfits(
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    listed: Callable[[Sequence[str], Iterable[str]], str] = first_five,
+) -> str:
     """Say which tensors of a file do not fit a model, all at once; empty if all do.
 
     Args:
         own: the model's, by key.
         state: the file's, by key.
-        most: keys of one sort that are named.
+        listed: makes text of those of one sort, given all keys that could be among them.
     """
     shapes = [
         f"{key} {list(own[key].shape)} but file {list(state[key].shape)}"
@@ -179,11 +189,11 @@ def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], most: int = 
         if key in state and own[key].shape != state[key].shape
     ]
     return ". ".join(
-        f"{what}: {_some(names, most)}"
-        for what, names in (
-            ("absent from the file", [key for key in own if key not in state]),
-            ("unknown to the model", [key for key in state if key not in own]),
-            ("of another shape", shapes),
+        f"{what}: {listed(names, every)}"
+        for what, names, every in (
+            ("absent from the file", [key for key in own if key not in state], own),
+            ("unknown to the model", [key for key in state if key not in own], state),
+            ("of another shape", shapes, own),
         )
         if names
     )
@@ -250,11 +260,6 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
             "weights are of another architecture or class count."
         )
     model.load_state_dict(state)
-
-
-def _some(names: Sequence[str], most: int) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 def _references(model: Model, path: Path, folders: Sequence[Path]) -> list[dict[str, str]]:
