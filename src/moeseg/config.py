@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -440,6 +440,8 @@ class RobustnessConfig(Strict):
     """Attacks of this study's own, by a name for `sweeps` and rows."""
     sweeps: dict[Name, SweepConfig] = {}
     """Each is a stage `attack-<name>`."""
+    subsets: tuple[str, ...] | None = None
+    """Subsets and joins that are attacked and corrupted; null takes those that are scored."""
     universal_subset: str | None = None
     """Whose training frames universal changes are fitted on; null joins all experts' subsets."""
     corruptions: CorruptionsConfig | None = None
@@ -509,7 +511,11 @@ HABITS: dict[str, object] = {
     "training.optimizer.momentum": 0.99,
     "gate.expert_batchnorm": "adapt",
 }
-"""Settings by which the original system differs from the defaults, with its values."""
+"""Settings by which the original system differs from the defaults, with its values.
+
+Those of `architecture` and `training` may also be set for one network, those of an optimizer for
+the gates.
+"""
 
 GATE_CONTROLS = ("constant", "constant-classwise", "shared-trunk")
 CONTROLS = (*GATE_CONTROLS, "two-seed", "merged")
@@ -621,15 +627,56 @@ class Study(Strict):
         return self.seed + int(number) - 1 if number.isdigit() else self.seed
 
     def habits(self) -> dict[str, object]:
-        """Return the habits of the original that this study keeps, as dotted settings."""
+        """Return the habits of the original that this study keeps, as dotted settings.
+
+        One that networks or gates have from the study's own `architecture` and `training` stands
+        there once; else it stands under each network's or the gates' own setting.
+        """
+        return self._kept(self.networks(), gates=True)
+
+    def habits_of(self, model: str) -> dict[str, object]:
+        """Return those of `habits` that one model was made with."""
+        dropout, seeded = self.uncertainty.dropout, self.seeded_baselines()
+        experts = [f"expert-{name}" for name in self.experts]
+        networks: Sequence[str] = [model] if model in self.networks() else experts
+        if model in seeded:
+            networks = seeded[model]
+        elif model in dropout:
+            networks = [dropout[model].of]
+        gates = model.removeprefix("mean-gate-") in self.gated()
+        return self._kept(networks, gates=gates)
+
+    def _kept(self, networks: Iterable[str], *, gates: bool) -> dict[str, object]:
+        """Return the habits that settings of some networks have, and of the gates."""
+        used = self._used(networks, gates)
         kept: dict[str, object] = {}
         for path, value in HABITS.items():
-            own: object = self
-            for name in path.split("."):
-                own = getattr(own, name)
-            if own == value:
-                kept[path] = value
+            part, _, leaf = path.partition(".")
+            places = [f"{at}.{leaf}" for at, own in used[part].items() if _used(own, leaf) == value]
+            if places and _used(getattr(self, part), leaf) == value:
+                places = [path]
+            kept |= dict.fromkeys(places, value)
         return kept
+
+    def _used(self, networks: Iterable[str], gates: bool) -> dict[str, dict[str, Strict]]:
+        """Return the settings that come into use, by part of a study file and by their place."""
+        used: dict[str, dict[str, Strict]] = {
+            "data": {"data": self.data},
+            "architecture": {},
+            "training": {},
+            "gate": {"gate": self.gate} if gates else {},
+        }
+        for name in networks:
+            own = self.networks()[name]
+            expert = name.startswith("expert-")
+            place = f"experts.{name.removeprefix('expert-')}" if expert else "baseline"
+            used["architecture"][f"{place}.architecture"] = self.architecture_of(name)
+            if own.weights is None:
+                used["training"][f"{place}.training"] = self.training_of(name)
+        if gates and self.gated():  # they share `miou_classes` with the networks
+            shared = self.training.model_copy(update={"optimizer": self.gate.optimizer})
+            used["training"]["gate"] = shared
+        return used
 
     def subset_of(self, network: str) -> str:
         """Return the subset that a network trains on."""
@@ -729,6 +776,18 @@ def data_root(config: DataConfig) -> Path:
         f"data.root is not set: say where the {config.reader} data lies with "
         "`--set data.root=FOLDER`, in the study file, or with MOESEG_DATA in the environment"
     )
+
+
+def _used(settings: Strict, leaf: str) -> object:
+    """Return a setting at `a.b` of a part of a study; None where that part makes no use of it."""
+    if isinstance(settings, ArchitectureConfig):
+        return settings.build_arguments(1).get(leaf)
+    value: object = settings
+    for name in leaf.split("."):
+        if name == "momentum" and isinstance(value, OptimizerConfig) and value.name != "sgd":
+            return None
+        value = getattr(value, name)
+    return value
 
 
 def _laid_over(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

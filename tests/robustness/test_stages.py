@@ -374,6 +374,18 @@ def test_published_attacks_clip_as_the_original_did_by_architecture() -> None:
     }
 
 
+def test_some_subsets_alone_are_attacked_and_corrupted(finished: Run) -> None:
+    settings = finished.study.model_dump(mode="json")
+    settings["robustness"] |= {"subsets": ["dusk"], "sweeps": {"a": ROBUSTNESS["sweeps"]["strong"]}}
+    stages = ledger(Run(parse_study(settings, "test"))).stages
+    run = Run(parse_study(settings, "test"))
+    for name in ("attack-a", "corruptions"):
+        inputs = stages[name].inputs(run)
+        assert inputs["subsets"] == ("dusk",)
+        dusk = [frame for frame in scored_frames(run) if frame.subset == "dusk"]
+        assert inputs["frames"] == run.frames_print(dusk)
+
+
 def test_a_gate_without_an_eye_has_no_weights_to_attack(tmp_path: Path) -> None:
     settings = study_settings(tmp_path, tmp_path / "run")
     settings["mixtures"] = {"moe-fixed": {"gate": "constant"}, "moe-simple": {"gate": "simple"}}

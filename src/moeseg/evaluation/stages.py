@@ -95,9 +95,10 @@ def scored_subsets(run: Run) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*present, *joined)))
 
 
-def scored_frames(run: Run) -> tuple[Frame, ...]:
-    """Return every frame that is scored, once."""
-    single = dict.fromkeys(part for subset in scored_subsets(run) for part in subset.split("+"))
+def scored_frames(run: Run, subsets: Sequence[str] | None = None) -> tuple[Frame, ...]:
+    """Return every frame of some subsets once; None takes those that get a row."""
+    subsets = scored_subsets(run) if subsets is None else subsets
+    single = dict.fromkeys(part for subset in subsets for part in subset.split("+"))
     return tuple(f for name in single for f in run.catalogue.select(name, run.study.eval.split))
 
 

@@ -107,8 +107,16 @@ def _units(run: Run, name: str) -> list[Unit]:
     return units_of(_sweep(run, name), run.study.robustness, planned_parts(run.study))
 
 
+def _subsets(run: Run) -> tuple[str, ...]:
+    return run.study.robustness.subsets or scored_subsets(run)
+
+
+def _all_frames(run: Run) -> tuple[Frame, ...]:
+    return scored_frames(run, _subsets(run))
+
+
 def _frames(run: Run, name: str) -> tuple[Frame, ...]:
-    return limit(scored_frames(run), _sweep(run, name).frames)
+    return limit(_all_frames(run), _sweep(run, name).frames)
 
 
 def _training_frames(run: Run, units: Sequence[Unit]) -> tuple[Frame, ...]:
@@ -121,7 +129,7 @@ def _training_frames(run: Run, units: Sequence[Unit]) -> tuple[Frame, ...]:
 def _scoring_inputs(run: Run, frames: Sequence[Frame]) -> dict[str, Any]:
     return {
         "frames": run.frames_print(frames),
-        "subsets": scored_subsets(run),
+        "subsets": _subsets(run),
         "size": run.eval_size,
         "taxonomy": run.catalogue.taxonomy.to_json(),
         "seed": run.study.seed,
@@ -150,7 +158,7 @@ def _make_sweep(run: Run, name: str) -> None:
         models=models,
         infos={one: model_info(run, one) for one in models},
         frames=frames,
-        subsets=scored_subsets(run),
+        subsets=_subsets(run),
         base=row_base(run, run.eval_size, run.record(job)["fingerprint"]),
     )
     rows = attacked_rows(
@@ -194,7 +202,7 @@ def _shown_inputs(run: Run) -> dict[str, Any]:
 def _corrupted_inputs(run: Run) -> dict[str, Any]:
     wanted = run.study.robustness.corruptions
     assert wanted is not None
-    return _scoring_inputs(run, scored_frames(run)) | {
+    return _scoring_inputs(run, _all_frames(run)) | {
         "conditions": list(changes_of(wanted, run.study.seed)),
         "models": _corrupted_models(run),
     }
@@ -212,7 +220,7 @@ def _make_corrupted(run: Run) -> None:
     models = load_models(run, _corrupted_models(run))
     infos = {one: model_info(run, one) for one in models}
     base = row_base(run, run.eval_size, run.record("corruptions")["fingerprint"])
-    frames, subsets = scored_frames(run), scored_subsets(run)
+    frames, subsets = _all_frames(run), _subsets(run)
 
     def score(change: Change, condition: str) -> list[Row]:
         named = base | {"condition": condition}
@@ -230,5 +238,5 @@ def _corrupted_cost(run: Run) -> Cost:
     wanted = run.study.robustness.corruptions
     assert wanted is not None
     passes = len(changes_of(wanted, run.study.seed))
-    seconds = forward_seconds(run, run.study.networks(), len(scored_frames(run)), run.eval_size)
+    seconds = forward_seconds(run, run.study.networks(), len(_all_frames(run)), run.eval_size)
     return Cost(1.5 * passes * seconds, 1e6)
