@@ -9,16 +9,22 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from moeseg.evaluation.rows import read_rows, write_rows
 from moeseg.report import render
 from moeseg.report.calibration import calibration
+from moeseg.report.reliability import severity_figures
 from moeseg.types import Row
+from moeseg.uncertainty.calibration import count_confidences, joined, reliability
 from report_run import write_run
-from routed import CLASSES, SUBSETS
+from routed import BASE, CLASSES, SUBSETS
 from uncertain_run import MODELS, write_uncertainty
+
+CHANGES = ("clean", "fog-1", "snow-1", "fog-5")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +89,7 @@ def test_every_figure_has_its_data_and_can_be_chosen(rows: list[Row]) -> None:
     made = calibration(rows, True)
     plots = made.group.choices["plot"]
     assert plots == [
-        *("reliability", "reliability of a class", "risk and coverage"),
+        *("reliability", "reliability by severity", "reliability of a class", "risk and coverage"),
         *("p(accurate | certain)", "p(uncertain | inaccurate)", "PAvPU"),
     ]
     keys = [tuple(sorted(figure.choice.items())) for figure in made.group.figures]
@@ -115,6 +121,89 @@ def test_every_figure_has_its_data_and_can_be_chosen(rows: list[Row]) -> None:
     assert len(mine) == len(kept) > 5
     for one, other in zip(mine, kept, strict=True):
         assert one == pytest.approx(other)
+
+
+def test_changed_frames_among_clean_ones_have_a_table(rows: list[Row]) -> None:
+    (made,) = [
+        t for t in calibration(rows, True).tables if t.title == "Changed images among clean ones"
+    ]
+    told = [row for row in rows if row.get("task") == "changed-frames"]
+    assert len(made.lines) == len(told) > len(MODELS) * len(SUBSETS)
+    (row,) = [
+        r
+        for r in told
+        if (r["model"], r["subset"], r["score"]) == ("moe-simple", "urban", "mutual-information")
+    ]
+    (line,) = [
+        [cell.text for cell in line]
+        for line in made.lines
+        if [cell.text for cell in line[1:4]] == ["moe-simple", "urban", "mutual-information"]
+    ]
+    low, high = row["ci95"]
+    assert line[0] == "fog-3"
+    assert line[4] == f"{row['auroc']:.3f} [{low:.3f}, {high:.3f}]"
+    assert line[5] == f"{row['error_bound']:.0e}"
+    assert line[6].startswith(f"{row['aupr']:.3f} [")
+    assert line[7].startswith(f"{row['fpr95']:.3f} [")
+    plain = [row for row in rows if row.get("task") != "changed-frames"]
+    assert made.title not in {t.title for t in calibration(plain, True).tables}
+
+
+def test_differences_of_scores_have_a_table_of_their_own(rows: list[Row]) -> None:
+    clean = [r for r in rows if r["kind"] == "uncertainty-difference" and r["settings"] == {}]
+    between = [r for r in clean if r["minus_score"] != r["score"]]
+    found = {t.title.rsplit(": ", 1)[-1]: t for t in calibration(rows, True).tables}
+    lines = [[c.text for c in line] for line in found["the best score minus the others"].lines]
+    known = {(r["model"], r["subset"], r["score"], r["minus_score"]): r for r in between}
+    assert len(lines) == len(known) == len(between) > len(MODELS) * len(SUBSETS)
+    for line in lines:
+        row = known[line[0], line[1], line[2], line[3]]
+        low, high = row["ci95"]
+        verdict = " better" if row["better"] else ""
+        assert line[4] == f"{row['difference']:+.4f} [{low:.4f}, {high:.4f}]{verdict}"
+    (unseen,) = [
+        r
+        for r in clean
+        if (r["measure"], r["model"], r["minus"], r["score"])
+        == ("auroc-unseen", "moe-simple", "ensemble-mean", "entropy")
+    ]
+    (line,) = [
+        [c.text for c in line]
+        for line in found["paired differences"].lines
+        if [c.text for c in line[:5]] == ["moe-simple", "none", "ensemble-mean", "none", "fog"]
+    ]
+    assert line[10].startswith(f"{unseen['difference']:+.4f} [")
+
+
+def test_reliability_by_severity_sums_the_pixels_of_all_corruptions() -> None:
+    rng = np.random.default_rng(0)
+    confidence = {name: rng.beta(4, 1, 300 + 200 * i) for i, name in enumerate(CHANGES)}
+    right = {name: rng.random(len(c)) < c - 0.1 for name, c in confidence.items()}
+
+    def row(condition: str) -> Row:
+        counts = count_confidences(
+            torch.from_numpy(confidence[condition]), torch.from_numpy(right[condition]), 15
+        )
+        of_bins = reliability(joined(*counts))
+        base = BASE | {"size": list(BASE["size"]), "condition": condition}
+        return base | {
+            **{"model": "m", "subset": "fog", "settings": {}},
+            **{"pixels": len(right[condition]), "reliability": of_bins},
+        }
+
+    clean, *changed = map(row, CHANGES)
+    (figure,) = severity_figures([clean], changed)
+    assert [key.name for key in figure.legend] == ["clean", "severity 1", "severity 5"]
+    told = [line.split(",") for line in figure.data.text.splitlines()[1:]]
+    for name, among in {"severity 1": ["fog-1", "snow-1"], "severity 5": ["fog-5"]}.items():
+        c = np.concatenate([confidence[one] for one in among])
+        r = np.concatenate([right[one] for one in among])
+        cells = [np.floor(c * 15) == cell for cell in range(15)]
+        expected = [(c[cell].mean(), r[cell].mean()) for cell in cells if cell.any()]
+        drawn = [(float(x), float(y)) for line, x, y in told if line == name]
+        assert len(drawn) == len(expected) > 5
+        np.testing.assert_allclose(drawn, expected, atol=2e-5)
+    assert list(severity_figures([clean], [])) == []
 
 
 def test_a_page_stays_small_and_its_links_hold_the_data(page: str) -> None:

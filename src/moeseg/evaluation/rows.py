@@ -119,7 +119,8 @@ METRIC_KEYS: dict[str, tuple[str, ...]] = {
     "calibration": (
         *("reading", "confidence_from", "members", "pixels", "accuracy", "confidence"),
         *("ece", "mce", "ece_per_image", "brier", "nll", "ece_equal_mass", "equal_mass_bound"),
-        *("classwise_ece", "classwise_ece_equal_mass", "per_class_ece", "per_class_reliability"),
+        *("classwise_ece", "classwise_ece_equal_mass", "classwise_equal_mass_bound"),
+        *("per_class_ece", "per_class_reliability"),
         *("ci95", "brier_ci95", "nll_ci95", "ci_unit", "ci_units", "reliability"),
     ),
     "conditional": (
@@ -128,8 +129,8 @@ METRIC_KEYS: dict[str, tuple[str, ...]] = {
         *("curves", "ci95", "ci_unit", "ci_units"),
     ),
     "uncertainty-difference": (
-        *("measure", "score", "minus", "minus_settings", "members", "difference"),
-        *("ci95", "ci_unit", "ci_units", "better"),
+        *("measure", "score", "minus", "minus_score", "minus_settings", "members"),
+        *("difference", "error_bound", "ci95", "ci_unit", "ci_units", "better"),
     ),
 }
 """Keys that a kind adds to `BASE_KEYS`; a new kind of row enters here."""
@@ -158,6 +159,7 @@ SHARES: dict[str, tuple[str, ...]] = {
         *("accurate_certain", "uncertain_inaccurate", "pavpu", "threshold", "at_threshold"),
         "curves",
     ),
+    "uncertainty-difference": ("error_bound",),
 }
 """Readings of a kind that are 0..1 or null where nothing was counted; so is all within a list or
 an object."""

@@ -40,6 +40,9 @@ from moeseg.insight.histograms import (
 from moeseg.metrics import check_label_ids
 from moeseg.types import IGNORE, Row
 
+Halves = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Histograms of positives and negatives of units, and how often each unit is in each resample."""
+
 
 class ScoreCollector(BlockCollector):
     """Histograms of S scores, of right and of wrong pixels and of frames, per resampling block.
@@ -129,11 +132,47 @@ class ScoreCollector(BlockCollector):
         """
         self.check_counted_once()
         rows = [row for subset in self.subsets for row in self._wrong_pixels(subset)]
-        known = sorted(self.trained & set(self.blocks.unit_subset))
-        unseen = [subset for subset in self.subsets if not parts_of([subset]) & self.trained]
-        return rows + [
-            row for subset in unseen if known for row in self._unseen_frames(subset, known)
-        ]
+        for subset in self.subsets:
+            known = self.known_beside(subset)
+            rows += self._unseen_frames(subset, known) if known else ()
+        return rows
+
+    def known_beside(self, subset: str, trained: Collection[str] | None = None) -> str:
+        """Return the join of trained subsets from which a subset is told; empty if it is trained.
+
+        Args:
+            subset: a name or a join.
+            trained: of these alone; None for all.
+        """
+        if parts_of([subset]) & self.trained:
+            return ""
+        chosen = self.trained if trained is None else self.trained & set(trained)
+        return "+".join(sorted(chosen & set(self.blocks.unit_subset)))
+
+    def unseen_halves(self, subset: str, known: str, score: int) -> Halves:
+        """Return the frames of a subset and known ones, as `resample_auroc` takes them.
+
+        Args:
+            subset: a name or a join.
+            known: of `known_beside`.
+            score: its place.
+
+        Returns:
+            Histograms of frame means (G, N) and (H, N), their resamples (R, G) and (R, H): each
+            half is drawn by itself.
+        """
+        groups, _ = self.blocks.units_for(subset)
+        others, _ = self.blocks.units_for(known)
+        drawn = resample_counts(len(groups))
+        other_drawn = resample_counts(len(others), seed=RESAMPLING_SEED + 1)
+        frames = self.frames[:, score]  # (U, N)
+        return sums(frames, groups), sums(frames, others), drawn, other_drawn
+
+    def unseen_units(self, subset: str, known: str) -> tuple[CiUnit, int]:
+        """Return what is drawn in `unseen_halves`, ``block`` if in either, and the smaller G, H."""
+        groups, unit = self.blocks.units_for(subset)
+        others, other_unit = self.blocks.units_for(known)
+        return unit if unit == other_unit else "block", min(len(groups), len(others))
 
     def right_and_wrong(self, subset: str, score: int) -> NDArray[np.int64]:
         """Return the histograms (2, G, N) of right and of wrong pixels of G resampling units."""
@@ -149,19 +188,11 @@ class ScoreCollector(BlockCollector):
             exact, halves = name in self.exact, (wrong, right, drawn, drawn)
             yield detector_row(head | {"score": name}, *halves, exact=exact)
 
-    def _unseen_frames(self, subset: str, known: Iterable[str]) -> Iterator[Row]:
-        groups, unit = self.blocks.units_for(subset)
-        others, other_unit = self.blocks.units_for("+".join(known))
-        drawn = resample_counts(len(groups))
-        other_drawn = resample_counts(len(others), seed=RESAMPLING_SEED + 1)
-        either: CiUnit = unit if unit == other_unit else "block"
-        head = self.task_head(subset, "unseen-frames", either, min(len(groups), len(others)))
-        head["images"] += int(sum(int(self.images[torch.from_numpy(g)].sum()) for g in others))
+    def _unseen_frames(self, subset: str, known: str) -> Iterator[Row]:
+        head = self.task_head(subset, "unseen-frames", *self.unseen_units(subset, known))
+        head["images"] += int(self.images[torch.from_numpy(self.blocks.members(known))].sum())
         for score, name in enumerate(self.scores):
-            positives = sums(self.frames[:, score], groups)  # (G, N)
-            negatives = sums(self.frames[:, score], others)  # (H, N)
-            halves = (positives, negatives, drawn, other_drawn)
-            yield detector_row(head | {"score": name}, *halves)
+            yield detector_row(head | {"score": name}, *self.unseen_halves(subset, known, score))
 
     def task_head(self, subset: str, task: str, unit: CiUnit, units: int) -> Row:
         """Return the keys of a ``detector`` row that are no reading of its histograms."""
@@ -223,7 +254,7 @@ def sums(state: Tensor, groups: Sequence[NDArray[np.int64]]) -> NDArray[Any]:
     return torch.stack([state[torch.from_numpy(group)].sum(0) for group in groups]).numpy()
 
 
-def number(value: Floats) -> float | None:
+def number(value: Floats | float) -> float | None:
     """Return a number as JSON takes it: null for NaN."""
     return None if np.isnan(value) else float(value)
 

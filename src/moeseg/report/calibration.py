@@ -1,26 +1,28 @@
 """The section on uncertainty: calibration, risk and coverage, conditional correctness, differences.
 
-Figures and long tables are of clean images, where there are any; of changed ones one table tells.
+Figures and long tables are of clean images, where there are any; of changed ones two tables and the
+reliability by severity tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from moeseg.evaluation.cells import by_ground, ordered, temperature_of
 from moeseg.report.detectors import detector_table
 from moeseg.report.grouping import alike, bracket, number, place
 from moeseg.report.parts import Group, Section, Table, table
-from moeseg.report.reliability import CURVES, class_figures, conditional_figures, reliability, risk
-from moeseg.types import Row
-
-_MEASURES: tuple[tuple[str, str | None, str], ...] = (
-    ("ece", None, "ECE"),
-    ("brier", None, "Brier"),
-    ("nll", None, "NLL"),
-    ("auroc", "entropy", "AUROC, entropy"),
-    ("auroc", "mutual-information", "AUROC, mutual information"),
+from moeseg.report.reliability import (
+    CURVES,
+    class_figures,
+    conditional_figures,
+    reliability,
+    risk,
+    severity_figures,
 )
+from moeseg.report.uncertainty_changed import changed_tables
+from moeseg.report.uncertainty_differences import difference_tables
+from moeseg.types import Row
 
 
 def calibration(rows: Sequence[Row], wanted: bool) -> Section:
@@ -35,24 +37,28 @@ def calibration(rows: Sequence[Row], wanted: bool) -> Section:
     clean = [r for r in rows if r["condition"] == "clean" or "clean" not in conditions]
     changed = [r for r in rows if r["condition"] != "clean" and "clean" in conditions]
     trusted = [r for r in ordered(clean, "calibration") if r["reading"] == "multi-class"]
+    untempered = [row for row in trusted if temperature_of(row) == "none"]
+    shifted = [r for r in ordered(changed, "calibration") if r["reading"] == "multi-class"]
     plain = [row for row in clean if temperature_of(row) == "none"]
     found = ordered(plain, "detector")
     areas = [r for r in ordered(plain, "conditional") if r["reading"] == "correct"]
+    differences = ordered(clean, "uncertainty-difference")
     tables = [
         *(_calibration_table(part) for part in alike(trusted)),
         *(_published_table(part) for part in alike(_published(clean))),
-        *(_difference_table(part) for part in alike(ordered(clean, "uncertainty-difference"))),
+        *(made for part in alike(differences) for made in difference_tables(part)),
         *(
             detector_table(part, "detection by uncertainty", "model", "Without temperature. ")
             for part in alike(found)
         ),
         *(_conditional_table(part) for part in alike(areas)),
-        *_changed_tables(changed),
+        *changed_tables(changed),
     ]
     wrong = [row for row in found if row["task"] == "wrong-pixels"]
     drawn = [
         *(reliability(part) for part in alike(trusted, "subset", "model")),
-        *class_figures([row for row in trusted if temperature_of(row) == "none"]),
+        *severity_figures(untempered, [row for row in shifted if temperature_of(row) == "none"]),
+        *class_figures(untempered),
         *(risk(part) for part in alike(wrong, "subset", "score")),
         *conditional_figures([row for row in areas if row["unit"] == "pixel"]),
     ]
@@ -158,75 +164,6 @@ def _conditional_table(rows: Sequence[Row]) -> Table:
         note="Areas over all thresholds, then the values at the threshold that was best on "
         "validation frames. Scores have scales of their own: areas of two scores do not compare.",
         file=f"{_place(rows)}-conditional",
-    )
-
-
-def _difference_table(rows: Sequence[Row]) -> Table:
-    cells: dict[tuple[str, ...], dict[tuple[str, str | None], str]] = {}
-    for row in rows:
-        kinds = (temperature_of(row), str(row["minus_settings"].get("temperature", "none")))
-        if not set(kinds) <= {"none", "one"}:
-            continue
-        at = (row["model"], kinds[0], row["minus"], kinds[1], row["subset"])
-        told = "-" if row["difference"] is None else f"{row['difference']:+.4f}"
-        mark = " better" if row["better"] else ""
-        cells.setdefault(at, {})[row["measure"], row["score"]] = (
-            told + bracket(row["ci95"], 4) + mark
-        )
-    lines = [
-        (*at, *(of.get((measure, score), "-") for measure, score, _ in _MEASURES))
-        for at, of in cells.items()
-    ]
-    return table(
-        f"{_place(rows)}: paired differences",
-        (
-            *("model", "temperature", "minus", "its temperature", "subset"),
-            *(name for _, _, name in _MEASURES),
-        ),
-        lines,
-        names=5,
-        note="From the same resamples of both models, which have as many members, or the other "
-        "one. Of ECE, Brier and NLL less is better, of AUROC more. Better: the 95 % interval "
-        "excludes 0, from 8 units or more.",
-        file=f"{_place(rows)}-uncertainty-differences",
-    )
-
-
-def _changed_tables(rows: Sequence[Row]) -> Iterator[Table]:
-    """Yield one table of all changed images: calibration and AUROC by condition."""
-    plain = [row for row in rows if temperature_of(row) == "none"]
-    trusted = [r for r in ordered(plain, "calibration") if r["reading"] == "multi-class"]
-    if not trusted:
-        return
-    areas = {
-        (r["condition"], r["model"], r["subset"], r["seed"], r["score"]): r["auroc"]
-        for r in plain
-        if r["kind"] == "detector" and r["task"] == "wrong-pixels"
-    }
-    lines = []
-    for row in trusted:
-        at = tuple(row[key] for key in ("condition", "model", "subset", "seed"))
-        scores = (areas.get((*at, name)) for name in ("entropy", "mutual-information"))
-        lines.append(
-            (
-                row["condition"],
-                row["model"],
-                row["subset"],
-                number(row["accuracy"]),
-                number(row["ece"], 4) + bracket(row["ci95"], 4),
-                number(row["brier"], 4),
-                number(row["nll"], 4),
-                *map(number, scores),
-            )
-        )
-    columns = ("condition", "model", "subset", "accuracy", "ECE", "Brier", "NLL")
-    yield table(
-        "Uncertainty on changed images",
-        (*columns, "AUROC, entropy", "AUROC, mutual information"),
-        lines,
-        names=3,
-        note="Without temperature. AUROC of wrong pixels.",
-        file="uncertainty-changed",
     )
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from moeseg.evaluation.cells import temperature_of
+from moeseg.evaluation.changes import read_condition
 from moeseg.report import figures
 from moeseg.report.colours import DASHES, LINES
 from moeseg.report.grouping import alike, choice_of, file_of
 from moeseg.report.parts import Figure, Key, csv_file
 from moeseg.types import Row
+from moeseg.uncertainty.calibration import reliability as pooled
 
 _STEP = 4  # of the points of a curve, so many are one: nothing is lost to the eye
 CURVES = {
@@ -45,6 +49,43 @@ def reliability(rows: Sequence[Row]) -> Figure:
         "accuracy; below it the model boasts.",
         diagonal=True,
     )
+
+
+def severity_figures(clean: Sequence[Row], changed: Sequence[Row]) -> Iterator[Figure]:
+    """Yield a reliability diagram of each model on each subset: clean, and by severity.
+
+    Args:
+        clean: ``calibration`` rows without temperature.
+        changed: the same under conditions; of one severity the pixels of all corruptions count,
+            other conditions have lines of their own.
+    """
+    levels: dict[tuple[object, ...], dict[str, list[Row]]] = {}
+    for row in changed:
+        condition = read_condition(row["condition"])
+        corrupted = condition.kind == "corruption"
+        name = f"severity {condition.told}" if corrupted else condition.text
+        levels.setdefault(_who(row), {}).setdefault(name, []).append(row)
+    for row in clean:
+        own = levels.get(_who(row), {})
+        shown = {"clean": [row], **{name: own[name] for name in sorted(own)}}
+        if not own:
+            continue
+        yield _figure(
+            row,
+            "reliability by severity",
+            ("subset", "model"),
+            f"Reliability by severity: {row['model']} on {row['subset']}",
+            _lines(
+                [{"name": name, "bins": _summed(rows)} for name, rows in shown.items()],
+                lambda line: str(line["name"]),
+                lambda line: _diagram(line["bins"]),
+            ),
+            ("confidence", "accuracy"),
+            "Each point is one of 15 bins of confidence, over the pixels of all corruptions of a "
+            "severity, without temperature. Below the dotted diagonal the model boasts. Clean are "
+            "all frames, also where fewer were corrupted.",
+            diagonal=True,
+        )
 
 
 def class_figures(rows: Sequence[Row]) -> Iterator[Figure]:
@@ -153,6 +194,22 @@ def _lines(
         figures.Line(name(row), *curve(row), *style)
         for row, style in zip(rows, styles, strict=True)
     ]
+
+
+def _who(row: Row) -> tuple[object, ...]:
+    keys = ("dataset", "split", "subset", "model", "architecture", "seed")
+    return *(row[key] for key in keys), *row["size"]
+
+
+def _summed(rows: Sequence[Row]) -> list[list[float | None]]:
+    """Return the reliability of the pixels of several rows; see `calibration.reliability`."""
+    moments = np.zeros((3, len(rows[0]["reliability"][0])))
+    for row in rows:
+        # what a bin without a pixel lacks counts nothing
+        shares, confidence, accuracy = np.array(row["reliability"], dtype=np.float64)
+        count = shares * row["pixels"]
+        moments += np.nan_to_num([count, count * accuracy, count * confidence])
+    return pooled(moments)
 
 
 def _diagram(

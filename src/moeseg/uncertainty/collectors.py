@@ -20,7 +20,7 @@ from moeseg.evaluation.intervals import (
 )
 from moeseg.evaluation.rows import validate_row
 from moeseg.insight.histograms import Floats
-from moeseg.insight.scoring import ScoreCollector, detector_row, sums
+from moeseg.insight.scoring import ScoreCollector, detector_row, parts_of, sums
 from moeseg.metrics import class_ids
 from moeseg.types import IGNORE, Prediction, Row
 from moeseg.uncertainty import calibration, conditional
@@ -166,7 +166,8 @@ class UncertaintyCollector(ScoreCollector):
 
     def class_moments(self, subset: str) -> Floats:
         """Return the (C, 3, 510) moments of every class's probability on a whole subset."""
-        places = [i for i, name in enumerate(self._subsets) if name in subset.split("+")]
+        parts = parts_of([subset])
+        places = [place for place, name in enumerate(self._subsets) if name in parts]
         counts, totals = self.class_counts[places].sum(0), self.class_sums[places].sum(0)
         return calibration.joined(counts, totals)
 

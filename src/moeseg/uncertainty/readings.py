@@ -41,6 +41,7 @@ def calibration_rows(collector: UncertaintyCollector, subset: str) -> Iterator[R
             "classwise_ece_equal_mass": number(
                 calibration.classwise_ece(calibration.equal_mass(classes))
             ),
+            "classwise_equal_mass_bound": number(calibration.equal_mass_bound(classes).mean()),
             "per_class_ece": dict(
                 zip(collector.classes, map(number, calibration.ece(of_class)), strict=True)
             ),
@@ -98,6 +99,7 @@ def _calibration_row(
         "equal_mass_bound": None,
         "classwise_ece": None,
         "classwise_ece_equal_mass": None,
+        "classwise_equal_mass_bound": None,
         "per_class_ece": {},
         "per_class_reliability": {},
         "ci95": None if few else interval(resampled_ece(moments)),

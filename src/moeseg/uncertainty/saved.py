@@ -58,7 +58,7 @@ def uncertainty_saved(
     fitted = _temperatures(run, models, places, temperatures, size, choosing)
     frames = tuple(
         frame
-        for part in dict.fromkeys(part for subset in subsets for part in subset.split("+"))
+        for part in dict.fromkeys(p.strip() for subset in subsets for p in subset.split("+"))
         for frame in run.catalogue.select(part, run.study.eval.split)
     )
     base = row_base(run, size, saved_print(run, folders, frames, size))

@@ -39,6 +39,7 @@ from moeseg.uncertainty.measured import check_frames, fit_temperatures, uncertai
 from moeseg.uncertainty.temperature import load_temperatures, save_temperatures
 
 ROWS = "uncertainty.jsonl"
+KINDS_OF_ROWS = ("detector", "calibration", "conditional", "uncertainty-difference")
 MAPS = Path("uncertainty") / "maps"
 CONDITIONS = Path("uncertainty") / "conditions"
 
@@ -149,7 +150,8 @@ def measured_subsets(run: Run) -> tuple[str, ...]:
 
 def measured_frames(run: Run) -> tuple[Frame, ...]:
     """Return every frame that uncertainty is measured on, once."""
-    parts = dict.fromkeys(part for subset in measured_subsets(run) for part in subset.split("+"))
+    subsets = measured_subsets(run)
+    parts = dict.fromkeys(part.strip() for subset in subsets for part in subset.split("+"))
     return tuple(f for name in parts for f in run.catalogue.select(name, run.study.eval.split))
 
 
@@ -260,7 +262,7 @@ def _inputs(run: Run, changes_of: ChangesOf) -> dict[str, Any]:
         "taxonomy": run.catalogue.taxonomy.to_json(),
         "seed": run.study.seed,
         "settings": run.study.habits(),
-        "rows": {k: METRIC_KEYS[k] for k in ("detector", "calibration", "conditional")},
+        "rows": {kind: METRIC_KEYS[kind] for kind in KINDS_OF_ROWS},
     }
 
 
