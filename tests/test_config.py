@@ -19,6 +19,10 @@ SMALL: dict[str, Any] = {
 }
 
 
+MOE: dict[str, Any] = {"moe-simple": {"gate": "simple"}}
+SQUEEZED: dict[str, Any] = SMALL["data"] | {"fit": "squeeze"}
+
+
 def changed(**changes: object) -> dict[str, Any]:
     return SMALL | changes
 
@@ -54,6 +58,84 @@ def test_no_shipped_study_has_a_habit_but_those_that_say_so() -> None:
     assert deeplab == HABITS
     momentum = {"training.optimizer.schedule", "training.optimizer.momentum"}  # FRRN took Adam
     assert frrn == {key: value for key, value in HABITS.items() if key not in momentum}
+
+
+SWINGING = {"name": "sgd", "momentum": 0.99, "schedule": "constant"}
+
+
+def test_habits_of_single_networks_and_of_gates_are_found_where_they_are_set() -> None:
+    urban = {"training": {"optimizer": SWINGING}, "architecture": {"normalisation": "none"}}
+    raw = changed(
+        experts={"highway": {}, "urban": urban},
+        mixtures={"moe-simple": {"gate": "simple"}},
+        controls=["constant", "two-seed", "mean-gate-moe-simple"],
+        gate={"optimizer": SWINGING},
+    )
+    study = parse_study(raw, "x")
+    own = {
+        "experts.urban.architecture.normalisation": "none",
+        "experts.urban.training.optimizer.schedule": "constant",
+        "experts.urban.training.optimizer.momentum": 0.99,
+    }
+    gates = {"gate.optimizer.schedule": "constant", "gate.optimizer.momentum": 0.99}
+    assert study.habits() == own | gates
+    for name, expected in (
+        ("expert-urban", own),
+        ("ensemble-mean", own),
+        ("expert-highway", {}),
+        ("baseline", {}),
+        ("two-seed", {}),
+        ("moe-simple", own | gates),
+        ("constant", own | gates),
+        ("mean-gate-moe-simple", own | gates),
+    ):
+        assert study.habits_of(name) == expected, name
+    shared = {f"training.optimizer.{key}": SWINGING[key] for key in ("schedule", "momentum")}
+    study = parse_study(raw | {"training": {"optimizer": SWINGING}}, "x")
+    assert study.habits() == shared | {"experts.urban.architecture.normalisation": "none"}
+    assert study.habits_of("expert-highway") == shared
+
+
+def test_habits_of_settings_that_nothing_uses_are_none() -> None:
+    own_class = {"name": "tiny:TinyExpert", "normalisation": "none"}
+    given = {"weights": "models/a", "training": {"optimizer": SWINGING}}
+    calm = {"training": {"optimizer": {"momentum": 0.9, "schedule": "poly"}}}
+    for changes in (
+        {"training": {"optimizer": {"name": "adamw", "momentum": 0.99}}},
+        {"gate": {"optimizer": {"name": "adam", "momentum": 0.99}}, "mixtures": MOE},
+        {"gate": {"optimizer": SWINGING}},  # without gates
+        {"architecture": own_class},
+        {"experts": {"highway": given, "urban": {}}},
+        {
+            "training": {"optimizer": SWINGING},
+            "experts": {"highway": calm, "urban": calm},
+            "baseline": calm,
+        },
+    ):
+        assert parse_study(changed(**changes), "x").habits() == {}, changes
+    hidden = {"name": "frrn-a", "arguments": {"normalisation": "none"}}
+    kept = parse_study(changed(architecture=hidden), "x").habits()
+    assert kept == {"architecture.normalisation": "none"}
+    union: dict[str, object] = {"training": {"miou_classes": "truth"}}
+    raw = changed(
+        training={"miou_classes": "union"},
+        experts={"highway": union, "urban": union},
+        baseline=union,
+    )
+    assert parse_study(raw, "x").habits() == {}
+    gated = parse_study(raw | {"mixtures": MOE}, "x")  # whose epoch is chosen by the study's own
+    assert gated.habits() == {"training.miou_classes": "union"}
+    assert gated.habits_of("expert-urban") == {}
+
+
+def test_habits_of_the_gates_touch_no_network() -> None:
+    raw = changed(mixtures=MOE, gate={"expert_batchnorm": "adapt"}, data=SQUEEZED)
+    study = parse_study(raw, "x")
+    squeezed = {"data.fit": "squeeze"}
+    assert study.habits() == squeezed | {"gate.expert_batchnorm": "adapt"}
+    assert study.habits_of("moe-simple") == study.habits()
+    for name in ("expert-urban", "baseline", "ensemble-max"):
+        assert study.habits_of(name) == squeezed, name
 
 
 def test_every_habit_says_that_it_is_one_and_what_is_wrong() -> None:

@@ -453,9 +453,11 @@ def test_adapting_batchnorm_drifts_and_stays_in_the_mixture_alone(
                 moved = not torch.equal(value, before[key])
                 assert moved == ("running" in key or "tracked" in key), key
     rows = read_rows(adapted.folder / "results.jsonl")
-    assert {json.dumps(row["settings"]) for row in rows} == {
-        json.dumps({"gate.expert_batchnorm": "adapt"})
-    }
+    for row in rows:
+        if row["model"].startswith("moe-"):
+            assert row["settings"] == {"gate.expert_batchnorm": "adapt"}
+        elif not row["model"].startswith("oracle-"):
+            assert row["settings"] == {}  # no gate has a part in these models
 
 
 def test_adapting_goes_on_after_a_kill_as_if_unbroken(

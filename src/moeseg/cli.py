@@ -104,13 +104,16 @@ def ablation(
     """Run a study in several variants and seeds, and print what each variant changes.
 
     What two variants share is trained once. Stopped, it goes on where it stopped; `results.jsonl`,
-    `table.md` and the plots in its folder always show what is finished.
+    `table.md` and the plots in its folder always show what is finished, of every seed so far.
     """
     from moeseg.ablation import load_ablation, run_ablation
+    from moeseg.run import rank
 
     overrides = [*(set_ or []), *([] if out is None else [f"out={out}"])]
     found = load_ablation(file, overrides)
     run_ablation(found, only or ())
+    if rank() > 0:
+        return
     print((found.out / "table.md").read_text(encoding="utf-8"))
     _tell(f"table: {found.out / 'table.md'}")
 

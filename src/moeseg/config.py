@@ -652,8 +652,10 @@ class Study(Strict):
         kept: dict[str, object] = {}
         for path, value in HABITS.items():
             part, _, leaf = path.partition(".")
-            places = [f"{at}.{leaf}" for at, own in used[part].items() if _used(own, leaf) == value]
-            if places and _used(getattr(self, part), leaf) == value:
+            places = [
+                f"{at}.{leaf}" for at, own in used[part].items() if _in_use(own, leaf) == value
+            ]
+            if places and _in_use(getattr(self, part), leaf) == value:
                 places = [path]
             kept |= dict.fromkeys(places, value)
         return kept
@@ -778,7 +780,7 @@ def data_root(config: DataConfig) -> Path:
     )
 
 
-def _used(settings: Strict, leaf: str) -> object:
+def _in_use(settings: Strict, leaf: str) -> object:
     """Return a setting at `a.b` of a part of a study; None where that part makes no use of it."""
     if isinstance(settings, ArchitectureConfig):
         return settings.build_arguments(1).get(leaf)

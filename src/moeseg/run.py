@@ -99,11 +99,26 @@ class Run:
         return SegmentationDataset(frames, self.catalogue.read_label, size, fit=data.fit)
 
     def training_dataset(
-        self, frames: Sequence[Frame], *, augmented: bool = False, seed: int | None = None
+        self,
+        frames: Sequence[Frame],
+        *,
+        augmented: bool = False,
+        mirrored: bool = False,
+        seed: int | None = None,
     ) -> SegmentationDataset:
-        """Return a data set over frames to learn or to choose an epoch from."""
+        """Return a data set over frames to learn or to choose an epoch from.
+
+        Args:
+            frames: what it holds.
+            augmented: change frames as `data.augment` says, for networks.
+            mirrored: take over no more of it than `flip`, for gates: their cache holds no other
+                change.
+            seed: of the changes; the study's where None.
+        """
         data = self.study.data
-        augment = Augment(**data.augment.model_dump()) if augmented else None
+        augment = Augment(flip=data.augment.flip) if mirrored else None
+        if augmented:
+            augment = Augment(**data.augment.model_dump())
         seed = self.study.seed if seed is None else seed
         return SegmentationDataset(
             frames, self.read_training_label, data.size, augment, seed, data.fit

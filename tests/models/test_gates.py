@@ -186,13 +186,15 @@ def test_a_constant_gate_gives_the_same_weights_for_every_image_and_learns() -> 
     assert (equal.logits.grad[0] > 0).all()
 
 
+WANTED = torch.tensor([0.85, 0.15])
+
+
 def test_a_constant_gate_reaches_its_optimum_in_the_steps_of_a_short_training() -> None:
     gate = ConstantGate([4, 3], 1)
     optimizer = torch.optim.Adam(gate.parameters(), lr=1e-3)
-    wanted = torch.tensor([0.85, 0.15])
     maps = [torch.rand(1, 4, 2, 2), torch.rand(1, 3, 2, 2)]
     for _ in range(240):  # the demo's
         optimizer.zero_grad()
-        (-(wanted * gate(maps)[0, :, 0].log()).sum()).backward()
+        (-(WANTED * gate(maps)[0, :, 0].log()).sum()).backward()
         optimizer.step()
-    assert torch.allclose(gate(maps)[0, :, 0], wanted, atol=0.02)
+    assert torch.allclose(gate(maps)[0, :, 0], WANTED, atol=0.02)

@@ -56,6 +56,25 @@ def test_statistics_are_the_means_over_all_frames(frames: SegmentationDataset) -
     assert not any(part.training for part in expert.modules())
 
 
+def test_statistics_of_several_batches_weigh_every_frame_alike(
+    frames: SegmentationDataset,
+) -> None:
+    """12 frames in batches of at most 5 are 3 batches of 4, not of 5, 5 and 2."""
+    expert = tiny_expert(1)
+    norm = expert.get_submodule("first")[1]  # type: ignore[index]
+    reestimate_batchnorm(expert, frames, batch_size=5)
+    images = torch.stack([frames[i][0] for i in range(len(frames))])
+    with torch.no_grad():
+        seen = expert.get_submodule("first")[0](images)  # type: ignore[index]
+    assert len(frames) == 12
+    assert norm.num_batches_tracked == 3
+    assert torch.allclose(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-6)
+    within = norm.running_var.clone()
+    reestimate_batchnorm(expert, frames, batch_size=5)
+    assert torch.equal(norm.running_var, within)  # the same each time, and from nothing
+    assert torch.allclose(within, seen.var((0, 2, 3)), rtol=0.5)
+
+
 def test_a_mean_gate_has_the_mean_weights_of_all_frames(
     frames: SegmentationDataset, tmp_path: Path
 ) -> None:

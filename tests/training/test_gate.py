@@ -11,7 +11,7 @@ from moeseg.data import SegmentationDataset, Taxonomy, read_manifest
 from moeseg.errors import MoesegError
 from moeseg.models import Expert, Mixture, build_expert, build_mixture
 from moeseg.training.cache import CachedOutputs, GateSource, LiveOutputs, build_cache, plan_cache
-from moeseg.training.gate import batch_losses, train_gates
+from moeseg.training.gate import _Fit, batch_losses, train_gates
 from tiny import SIZE, tiny_expert, write_data
 
 EXACT = CacheConfig(dtype="float32")
@@ -239,6 +239,79 @@ def test_half_precision_cache_is_close(
         b = batch_losses(mixtures, half, pixels, generator.manual_seed(0))
         for name in mixtures:
             assert a[name].item() == pytest.approx(b[name].item(), rel=2e-3)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99])
+def test_sgd_moves_a_constant_gate_as_it_moves_plain_logits(
+    experts: list[Expert], momentum: float, decay: float
+) -> None:
+    """Against logits that SGD moves themselves; a step 900 times as long would end at 1 and 0."""
+    mixture = build_mixture(experts, "constant", True)
+    config = OptimizerConfig(
+        name="sgd", lr=0.05, momentum=momentum, weight_decay=decay, schedule="constant"
+    )
+    fit = _Fit(mixture, GateConfig(optimizer=config))
+    plain = torch.zeros(2, requires_grad=True)
+    head = torch.nn.Parameter(torch.eye(3))
+    steps = torch.optim.SGD([plain, head], 0.05, momentum=momentum, weight_decay=decay)
+    wanted, features = torch.tensor([0.85, 0.15]), [torch.zeros(1, 6, 3, 4)] * 2
+    assert mixture.head is not None
+    for step in range(400):
+        factor = 1 - step / 400
+        given = mixture.gate(features)[0, :, 0]
+        kernel = mixture.head.weight[:, :, 1, 1]
+        fit.step(-(wanted * given.log()).sum() + kernel.square().sum(), 0.05 * factor)
+        steps.param_groups[0]["lr"] = 0.05 * factor
+        steps.zero_grad()
+        loss = -(wanted * plain.log_softmax(0)).sum() + head.square().sum()
+        torch.autograd.backward(loss)
+        steps.step()
+    assert torch.allclose(mixture.gate(features)[0, :, 0], plain.softmax(0), atol=1e-4)
+    assert torch.allclose(mixture.head.weight[:, :, 1, 1], head, atol=1e-5)
+    assert torch.allclose(plain.softmax(0), wanted, atol=0.06)
+
+
+def test_resumed_constant_gates_keep_their_own_rate(experts: list[Expert]) -> None:
+    config = GateConfig(optimizer=OptimizerConfig(name="sgd", weight_decay=0.0))
+    mixtures = [build_mixture(experts, "constant") for _ in range(2)]
+    first, second = (_Fit(mixture, config) for mixture in mixtures)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    for fit, mixture in zip((first, second), mixtures, strict=True):
+        (logits,) = mixture.gate.parameters()
+        before = logits.detach().clone()
+        fit.step(logits[0].sum(), 0.9)
+        moved = (before - logits.detach()).flatten()
+        assert torch.allclose(moved, torch.tensor([0.001, 0.0]))  # 0.9 / 30 ** 2
+
+
+def test_adam_moves_a_constant_gate_with_the_rate_of_the_study(experts: list[Expert]) -> None:
+    fit = _Fit(build_mixture(experts, "constant", True), GateConfig(optimizer=ADAM))
+    (group,) = fit.optimizer.param_groups
+    assert (group["lr"], group["weight_decay"], len(group["params"])) == (0.01, 0.0, 2)
+
+
+@pytest.mark.parametrize("source", ["live", "cache"])
+def test_unshuffled_gates_see_the_lists_in_order_in_every_epoch(
+    frames: SegmentationDataset, experts: list[Expert], tmp_path: Path, source: str
+) -> None:
+    sources: dict[str, GateSource] = {}
+    for shuffle in (False, True):
+        if source == "live":
+            made: GateSource = LiveOutputs(experts, frames, 4, 7, shuffle=shuffle)
+        else:
+            cached(experts, frames, tmp_path / "cache")
+            made = CachedOutputs(tmp_path / "cache", 4, 7, shuffle=shuffle)
+        sources[str(shuffle)] = made
+    images = torch.stack([frames[place][0] for place in range(len(frames))])
+    listed = experts[0].output(images).gate
+    for epoch in (0, 1):
+        seen = {
+            name: torch.cat([batch.features[0] for batch in made.epoch(epoch)])
+            for name, made in sources.items()
+        }
+        assert torch.allclose(seen["False"], listed, atol=1e-5)
+        assert not torch.allclose(seen["True"], listed, atol=1e-5)
 
 
 def test_nan_loss_names_the_mixture(

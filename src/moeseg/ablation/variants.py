@@ -7,7 +7,7 @@ that a setting does not touch, is trained once. How the table looks is `table`'s
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from moeseg.ablation.table import write_ablation
 from moeseg.config import Name, Strict, Study, lay, parse_study, read_yaml, validated
 from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.rows import read_rows, write_rows
+from moeseg.files import fingerprint
 from moeseg.progress import say
 from moeseg.run import Run, rank
 from moeseg.study import ledger, run_study
@@ -38,18 +39,27 @@ class Ablation(Strict):
     def study_of(self, variant: str, seed: int) -> Study:
         """Return the study of one variant and seed.
 
+        Rendered scenes without a `data.root` are shared by all variants that do not change them.
+
         Raises:
             UsageError: settings are unknown or out of range.
         """
         raw = copy.deepcopy(self.study)
         folder = self.out / variant / f"seed-{seed}"
         changes = {**self.variants[variant], "seed": seed, "out": str(folder)}
-        data = raw.get("data")
-        if isinstance(data, dict) and data.get("reader") == "synthetic":
-            changes.setdefault("data.root", str(self.out / "scenes"))
-        for dotted, value in changes.items():
+        for dotted, value in copy.deepcopy(changes).items():
             lay(raw, dotted, value)
-        return parse_study(raw, f"variant {variant}")
+        study = parse_study(raw, f"variant {variant}")
+        if study.data.reader != "synthetic" or study.data.root is not None:
+            return study
+        data = study.data.model_copy(update={"root": self.out / self._scenes(study, raw)})
+        return study.model_copy(update={"data": data})
+
+    def _scenes(self, study: Study, raw: Mapping[str, Any]) -> str:
+        """Return the name of the folder of a variant's scenes: `scenes` if they are the study's."""
+        if _synthetic(raw) == _synthetic(self.study):
+            return "scenes"
+        return f"scenes-{fingerprint(study.data.synthetic.model_dump(mode='json'))[:8]}"
 
 
 def load_ablation(path: Path, overrides: Sequence[str] = ()) -> Ablation:
@@ -68,9 +78,9 @@ def load_ablation(path: Path, overrides: Sequence[str] = ()) -> Ablation:
     return ablation
 
 
-def runs(ablation: Ablation) -> Iterator[tuple[str, Run]]:
+def runs(ablation: Ablation, seeds: Sequence[int]) -> Iterator[tuple[str, Run]]:
     """Yield variant and run, seed by seed, so that a stopped ablation has whole seeds."""
-    for seed in ablation.seeds:
+    for seed in seeds:
         for variant in ablation.variants:
             yield variant, Run(ablation.study_of(variant, seed))
 
@@ -80,7 +90,8 @@ def run_ablation(ablation: Ablation, only: Sequence[str] = ()) -> list[Row]:
 
     Args:
         ablation: what is to be done.
-        only: variants to carry out; all where empty. The table holds all that are finished.
+        only: variants to carry out; all where empty. The table holds all that are finished, those
+            of other seeds too.
 
     Returns:
         The rows of all finished runs, with the variant in `settings`; none on other ranks.
@@ -91,7 +102,7 @@ def run_ablation(ablation: Ablation, only: Sequence[str] = ()) -> list[Row]:
     """
     if unknown := [name for name in only if name not in ablation.variants]:
         raise UsageError("\n".join(unknown_name("variant", n, ablation.variants) for n in unknown))
-    every = list(runs(ablation))
+    every = list(runs(ablation, ablation.seeds))
     for _, run in every:
         for stage in ledger(run).stages.values():
             stage.inputs(run)  # what is wrong in the last variant is told before the first trains
@@ -103,8 +114,8 @@ def run_ablation(ablation: Ablation, only: Sequence[str] = ()) -> list[Row]:
             _adopt(run, [other for _, other in every if other is not run])
         run_study(run)
         if rank() == 0:
-            _write(ablation, every)
-    return _write(ablation, every) if rank() == 0 else []
+            _write(ablation)
+    return _write(ablation) if rank() == 0 else []
 
 
 def _adopt(run: Run, others: Sequence[Run]) -> None:
@@ -120,9 +131,10 @@ def _adopt(run: Run, others: Sequence[Run]) -> None:
                     break
 
 
-def _write(ablation: Ablation, every: Sequence[tuple[str, Run]]) -> list[Row]:
+def _write(ablation: Ablation) -> list[Row]:
+    """Write rows, table and plots of every finished run in the ablation's folder."""
     rows = []
-    for variant, run in every:
+    for variant, run in runs(ablation, _seeds_there(ablation)):
         book = ledger(run)
         if book.state(book.stages["evaluate"]) == "done":  # rows of other settings stay out
             for row in read_rows(run.folder / "results.jsonl"):
@@ -130,3 +142,18 @@ def _write(ablation: Ablation, every: Sequence[tuple[str, Run]]) -> list[Row]:
     write_rows(ablation.out / "results.jsonl", rows)
     write_ablation(ablation.out, rows, list(ablation.variants))
     return rows
+
+
+def _seeds_there(ablation: Ablation) -> list[int]:
+    """Return the seeds of earlier calls and this one: those that some variant has a folder of."""
+    names = (
+        folder.name.removeprefix("seed-")
+        for variant in ablation.variants
+        for folder in (ablation.out / variant).glob("seed-*")
+    )
+    return sorted({int(name) for name in names if name.isdecimal()})
+
+
+def _synthetic(raw: Mapping[str, Any]) -> object:
+    data = raw.get("data")
+    return (data.get("synthetic") or {}) if isinstance(data, Mapping) else {}

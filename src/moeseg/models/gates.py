@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -123,21 +124,24 @@ class Gate(nn.Module):
             )
 
 
-# a step of an optimizer moves a constant gate as far as it moves the output of a gate with many
-# weights; without it, the control would be far from its optimum when the others are near theirs
-_SCALE = 30.0
-
-
 class ConstantGate(nn.Module):
     """One learned weight of each expert, or each expert and class, whatever the image: a control.
 
     A gate that is no better than this one has found nothing in its input.
+
+    Attributes:
+        SCALE: of the parameter to the logits of the weights. A step of Adam then moves a constant
+            gate as far as it moves the output of a gate with many weights; without it, the control
+            would be far from its optimum when the others are near theirs. For SGD
+            `training.gate.gate_optimizer` takes it out.
 
     Args:
         channels: F of each expert's map; not used, kept to tell the experts' number and kind.
         columns: K, 1 or C.
         weights: (E, K) > 0 to begin with, summing to 1 over E; None begins with equal ones.
     """
+
+    SCALE: ClassVar[float] = 30.0
 
     def __init__(
         self, channels: Sequence[int], columns: int = 1, *, weights: Tensor | None = None
@@ -147,11 +151,11 @@ class ConstantGate(nn.Module):
         self.columns = columns
         if weights is None:
             weights = torch.ones(len(self.channels), columns)
-        self.logits = nn.Parameter(weights.clamp(min=1e-30).log() / _SCALE)
+        self.logits = nn.Parameter(weights.clamp(min=1e-30).log() / self.SCALE)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return the weights (B, E, K) for maps (B, F, h, w), of which only B counts."""
-        weights: Tensor = (self.logits * _SCALE).softmax(dim=0)
+        weights: Tensor = (self.logits * self.SCALE).softmax(dim=0)
         return weights.expand(len(features[0]), -1, -1)  # (E, K) -> (B, E, K)
 
 

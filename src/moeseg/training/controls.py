@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from moeseg.data import SegmentationDataset
+from moeseg.data import EpochBatches, SegmentationDataset
 from moeseg.errors import UsageError
 from moeseg.models import ConstantGate, Expert, Mixture, describe
 from moeseg.progress import track
@@ -52,13 +52,14 @@ def reestimate_batchnorm(
 ) -> None:
     """Set an expert's BatchNorm statistics to their mean over all batches of frames.
 
-    Frames are taken in an order that is random and always the same, so that batches mix subsets.
-    Dropout stays off. The step that weight averaging needs before its network can be used
-    (Izmailov et al., UAI 2018, section 3.2).
+    Frames are taken in an order that is random and always the same, so that batches mix subsets;
+    these are of nearly equal size, so that no frame counts much more than another. Dropout stays
+    off. The step that weight averaging needs before its network can be used (Izmailov et al., UAI
+    2018, section 3.2).
     """
     device = next(expert.parameters()).device
-    order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(0)).tolist()
-    loader = DataLoader(frames, batch_size=batch_size, sampler=order, num_workers=workers)
+    batches = EpochBatches(len(frames), batch_size, seed=0)
+    loader = DataLoader(frames, batch_sampler=batches, num_workers=workers)
     with _averaging([part for part in expert.modules() if isinstance(part, _BatchNorm)]):
         for images, _, _ in track(loader, "statistics of the merged expert", len(loader)):
             expert(images.to(device))

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from moeseg.config import GateConfig
+from moeseg.config import GateConfig, OptimizerConfig
 from moeseg.errors import MoesegError, UsageError
 from moeseg.files import log_epoch, replacing
 from moeseg.metrics import class_ids, confusion_matrix, miou_over
-from moeseg.models import Mixture
+from moeseg.models import ConstantGate, Mixture
 from moeseg.progress import say, track
 from moeseg.training.cache import GateBatch, GateSource
 from moeseg.training.loss import (
@@ -31,6 +31,8 @@ from moeseg.training.loss import (
     sample_logits,
 )
 from moeseg.types import ExpertOutput
+
+_FACTOR = "factor"  # on the rate of one group of an optimizer's parameters
 
 
 def train_gates(
@@ -159,6 +161,30 @@ def batch_losses(
     }
 
 
+def gate_optimizer(mixture: Mixture, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of a mixture's gate and head.
+
+    A `ConstantGate` stores its logits divided by its scale s. A step of Adam hardly depends on the
+    gradient and moves the logits s times as far as the parameter, as is meant. A step of SGD goes
+    with the gradient, which has a factor s of its own, so logits would move s^2 times as far: its
+    rate is divided by s^2, and its weight decay multiplied, which makes it plain SGD on the logits.
+    """
+    gate = list(mixture.gate.parameters())
+    head = [] if mixture.head is None else list(mixture.head.parameters())
+    if config.name != "sgd" or not isinstance(mixture.gate, ConstantGate):
+        return make_optimizer([*gate, *head], config)
+    square = ConstantGate.SCALE**2
+    optimizer = make_optimizer(gate, config)
+    optimizer.param_groups[0] |= {
+        "lr": config.lr / square,
+        "weight_decay": config.weight_decay * square,
+        _FACTOR: 1 / square,
+    }
+    if head:
+        optimizer.add_param_group({"params": head})
+    return optimizer
+
+
 class _Fit:
     """One mixture's trainable part, its optimizer and its best epoch so far."""
 
@@ -166,7 +192,7 @@ class _Fit:
         self.part = torch.nn.ModuleDict({"gate": mixture.gate})
         if mixture.head is not None:
             self.part["head"] = mixture.head
-        self.optimizer = make_optimizer(list(self.part.parameters()), config.optimizer)
+        self.optimizer = gate_optimizer(mixture, config.optimizer)
         if mixture.expert_batchnorm == "adapt":  # no gradients, but their statistics move
             self.part["experts"] = mixture.members
         self.best_miou = -1.0
@@ -174,7 +200,7 @@ class _Fit:
 
     def step(self, loss: Tensor, lr: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get(_FACTOR, 1.0)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

@@ -241,7 +241,7 @@ def _gate_source(
     if _live(run):
         return LiveOutputs(
             experts,
-            run.training_dataset(frames, augmented=training),
+            run.training_dataset(frames, mirrored=training),
             gate.batch_size,
             run.study.seed,
             training=training,

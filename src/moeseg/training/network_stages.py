@@ -76,7 +76,7 @@ def model_info(run: Run, name: str) -> dict[str, Any]:
         "study": run.study.name,
         "seed": run.study.seed_of(name) if name in run.study.networks() else run.study.seed,
         "fit": run.study.data.fit,
-        "settings": run.study.habits(),
+        "settings": run.study.habits_of(name),
         **({"subset": run.study.subset_of(name)} if name in run.study.networks() else {}),
         **_attacked(run, name),
     }
