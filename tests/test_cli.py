@@ -18,7 +18,8 @@ from command import Command
 from moeseg.config import load_study
 from moeseg.data import read_a2d2
 from moeseg.evaluation.rows import read_rows
-from moeseg.models import build_expert, load, read_info, save
+from moeseg.interop.keys import to_original
+from moeseg.models import build_expert, build_mixture, load, read_info, save
 from moeseg.run import Run
 from moeseg.study import run_study
 from tiny import SIZE, study_settings, write_data, write_study
@@ -54,6 +55,41 @@ def test_study_prints_the_table(moeseg: Command, tmp_path: Path) -> None:
     assert "baseline" not in out
     assert f"table: {tmp_path / 'run' / 'table.md'}" in out
     assert not (tmp_path / "unused").exists()
+
+
+def test_ablation_prints_the_table_of_all_that_is_finished(
+    moeseg: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_data(tmp_path)
+    study = study_settings(tmp_path, tmp_path / "run")
+    del study["out"]
+    study |= {"baseline": None, "ensembles": [], "insight": {"frames": 0}}
+    study["mixtures"] = {"moe-simple": {"gate": "simple"}}
+    raw = {"out": "unused", "study": study, "variants": {"plain": {}, "adapted": ADAPTED}}
+    file, out = write_yaml(tmp_path / "ablation.yaml", raw), tmp_path / "ablation"
+    words = ("ablation", file, "--out", out, "--set", "study.training.epochs=1")
+    code, told, err = moeseg(*words, "--only", "plain")
+    assert code == 0, err
+    assert "| plain | moe-simple |" in told
+    assert "adapted" not in told
+    code, told, err = moeseg(*words)
+    assert code == 0, err
+    assert err.count("training on") == 0  # both experts are taken over
+    assert (out / "table.md").read_text() in told
+    assert f"table: {out / 'table.md'}" in told
+    for variant in ("plain", "adapted"):
+        assert f"| {variant} | moe-simple |" in told
+    assert not (tmp_path / "unused").exists()
+    code, _, err = moeseg(*words, "--only", "adaptd")
+    assert code == 2
+    assert "Did you mean 'adapted'?" in err
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("RANK", "1")
+    (out / "table.md").unlink()  # which another rank has no part in
+    assert moeseg(*words)[:2] == (0, "")
+
+
+ADAPTED = {"gate.expert_batchnorm": "adapt"}
 
 
 def test_plan_runs_nothing(moeseg: Command, tmp_path: Path) -> None:
@@ -572,6 +608,45 @@ def test_an_originals_checkpoint_is_imported_used_and_exported(
     code, _, err = moeseg("predict", tmp_path / "both", tmp_path / "a.png", "--out", tmp_path / "q")
     assert code == 1
     assert "--taxonomy and --input-size" in err
+
+
+def original_mixture(path: Path) -> Path:
+    """Write a mixture of the original, 11 classes at 33x65, whose weights are all 0.5."""
+    common = {"normalisation": "none", "num_classes": 11, "backbone": "resnet18"}
+    with torch.device("meta"):
+        experts = [build_expert({"name": "deeplabv3plus", **common}) for _ in range(2)]
+        held = to_original(build_mixture(experts, "classwise", True, size=(33, 65)))
+    half = torch.tensor(0.5)  # one number in the file stands for all of a tensor
+    state = {key: half.to(value.dtype).expand(value.shape) for key, value in held.items()}
+    torch.save({"state_dict": state, "epoch": 3, "best_pred": 0.4}, path)
+    return path
+
+
+def test_an_originals_mixture_is_imported_and_exported(moeseg: Command, tmp_path: Path) -> None:
+    file, model = original_mixture(tmp_path / "moe.pth"), tmp_path / "model"
+    words = ("import-original", file, "--out", model, "--taxonomy", "camvid-11", "--input-size")
+    code, _, err = moeseg(*words, 64, 80)
+    assert code == 2
+    assert "moe.pth: gate.gates.0.fc1.weight: expected an input size of 15 cells" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["moe.pth"]
+    code, out, err = moeseg(*words, 33, 65)
+    assert code == 0, err
+    assert out == (
+        f"{model}: mixture of 2 experts deeplabv3plus on resnet18, 11 classes, class-wise gate of "
+        "3x5 cells, a 3x3 head\n"
+    )
+    assert read_info(model)["size"] == [33, 65]
+    code, out, err = moeseg("export-original", model, "--out", tmp_path / "back.pth")
+    assert code == 0, err
+    assert out.startswith(f"{tmp_path / 'back.pth'}: mixture of 2 experts")
+    before, after = (
+        torch.load(tmp_path / name, weights_only=True)["state_dict"]
+        for name in ("moe.pth", "back.pth")
+    )
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    for path in (tmp_path / "back.pth", model / "model.safetensors"):
+        path.unlink()  # hundreds of MB
 
 
 def test_what_cannot_be_imported_or_exported_is_explained(
