@@ -36,7 +36,7 @@ def rows(published: bool = True) -> list[Row]:
         for kind in ("none", "one", *(["gate"] if columns else [])):
             base: Row = BASE | {"settings": {} if kind == "none" else {"temperature": kind}}
             place = (name, members, columns > 0)
-            thresholds = {"entropy": 0.4}
+            thresholds = {("entropy", "pixel"): 0.4, ("entropy", "patch"): 0.3}
             made = collector(*place, base=base, published=published, thresholds=thresholds)
             whole = predicted(
                 members, columns=columns, sharp=3.0 if kind == "none" else 1.5, seed=number

@@ -178,7 +178,9 @@ def test_variants_and_changed_frames(tmp_path: Path) -> None:
     clean = measure_variants(variants, ground_of(models, frames), frames, published=True)
     thresholds = thresholds_of(clean)
     assert set(thresholds) == set(variants)
-    assert set(thresholds["baseline", "none"]) == {"entropy", "max-probability"}
+    assert set(thresholds["baseline", "none"]) == {
+        (score, unit) for score in ("entropy", "max-probability") for unit in ("pixel", "patch")
+    }
     alone: dict[Variant, Segmenter] = {v: m for v, m in variants.items() if v[1] == "none"}
     dark = Dark(frames)
     ground = ground_of(models, frames, condition="dark-3")
@@ -201,6 +203,43 @@ def test_variants_and_changed_frames(tmp_path: Path) -> None:
     expected = roc_auc_score(np.arange(16) >= 8, means)
     assert row["auroc"] == pytest.approx(expected, abs=0.02)
     thresholded = [r for r in rows if r["kind"] == "conditional" and r["model"] == "baseline"]
-    assert {r["threshold"] for r in thresholded if r["score"] == "entropy"} == {
-        thresholds["baseline", "none"]["entropy"]
+    for unit in ("pixel", "patch"):
+        own = {r["threshold"] for r in thresholded if (r["score"], r["unit"]) == ("entropy", unit)}
+        assert own == {thresholds["baseline", "none"]["entropy", unit]}
+    differences = [r for r in rows if r["kind"] == "uncertainty-difference"]
+    assert {("moe-simple", "baseline"), ("moe-simple", "moe-simple")} <= {
+        (r["model"], r["minus"]) for r in differences
     }
+    (entropy,) = [
+        r
+        for r in differences
+        if (r["model"], r["minus"], r["subset"], r["measure"], r["score"])
+        == ("moe-simple", "baseline", "day+dusk", "auroc", "entropy")
+    ]
+    areas = {
+        r["model"]: r["auroc"]
+        for r in rows
+        if (r["subset"], r.get("task"), r.get("score")) == ("day+dusk", "wrong-pixels", "entropy")
+    }
+    assert entropy["difference"] == pytest.approx(areas["moe-simple"] - areas["baseline"])
+
+
+def test_thresholds_are_chosen_for_pixels_and_for_patches(tmp_path: Path) -> None:
+    frames = some_frames(tmp_path)
+    models = {"baseline": some_models()["baseline"]}
+    ground = ground_of(models, frames)
+    clean = measure_variants(variants_of(models, {}), ground, frames)
+    found = thresholds_of(clean)["baseline", "none"]
+    counted = clean["baseline", "none"]
+    place = counted.scores.index("entropy")
+    for unit, state in (("pixel", counted.pixels), ("patch", counted.patches)):
+        right, wrong = state.sum(0)[place].double().numpy()
+        good = [right[:edge].sum() + wrong[edge:].sum() for edge in range(4097)]
+        split = found["entropy", unit]  # type: ignore[index]
+        assert split == int(np.argmax(good)) / 4096
+    with_them = measure_variants(
+        variants_of(models, {}), ground, frames, thresholds=thresholds_of(clean)
+    )
+    for row in with_them["baseline", "none"].rows():
+        if row["kind"] == "conditional" and row["subset"] == "day+dusk":
+            assert row["at_threshold"]["pavpu"] >= max(row["curves"]["pavpu"]) - 1e-6

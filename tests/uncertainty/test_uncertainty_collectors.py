@@ -14,13 +14,14 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from torch.multiprocessing.spawn import spawn
 
 from moeseg.errors import DataError, MoesegError, UsageError
+from moeseg.evaluation.intervals import Blocks
 from moeseg.evaluation.rows import BASE_KEYS, METRIC_KEYS, read_rows, write_rows
 from moeseg.types import Prediction, Row
-from moeseg.uncertainty.collectors import changed_rows
+from moeseg.uncertainty.collectors import UncertaintyCollector, changed_rows
 from moeseg.uncertainty.conditional import patches
 from moeseg.uncertainty.scores import scores_of, uncertainty
 from predicted import KEYS, PARTS, chosen, collector, fill, predicted
-from routed import BASE, CLASSES, SUBSETS, labels
+from routed import BASE, CLASSES, SUBSETS, frames, labels
 
 
 def of_kind(rows: list[Row], kind: str, **wanted: object) -> list[Row]:
@@ -100,6 +101,54 @@ def test_calibration_against_plain_numpy() -> None:
         assert (row["reading"], row["confidence_from"]) == ("multi-class", "probability")
 
 
+def test_class_wise_calibration_of_equal_mass_against_sorted_pixels() -> None:
+    whole, label = predicted(2, columns=3), labels(42).numpy()
+    rows = of_kind(fill(collector(gated=True), whole).rows(), "calibration")
+    p = whole.logits.double().softmax(1).numpy()
+    for row in rows:
+        start, stop = PARTS[row["subset"]]
+        valid = label[start:stop] != 255
+        true = label[start:stop][valid]
+        of_pixel = p[start:stop].transpose(0, 2, 3, 1)[valid]  # (n, C)
+        each = []
+        for name in range(3):
+            order = of_pixel[:, name].argsort(kind="stable")
+            gaps = of_pixel[order, name] - (true == name)[order]
+            each.append(sum(abs(part.sum()) for part in np.array_split(gaps, 15)) / len(gaps))
+        bound = row["classwise_equal_mass_bound"]
+        rounding = 2 * 15 / len(true)  # bounds of whole pixels
+        assert abs(row["classwise_ece_equal_mass"] - np.mean(each)) <= bound + rounding
+        assert 0 < bound < 0.02
+        assert row["classwise_ece_equal_mass"] != row["classwise_ece"]
+
+
+def test_a_join_may_be_written_with_spaces() -> None:
+    blocks = Blocks.of(frames())
+    place = ("m", 2, False, CLASSES, blocks, ("highway + urban", "highway+urban"), BASE)
+    rows = fill(UncertaintyCollector(*place), predicted(2)).rows()
+    spaced, tight = ([row for row in rows if row["subset"] == s] for s in place[5])
+    assert len(spaced) == len(tight) > 0
+    for one, other in zip(spaced, tight, strict=True):
+        assert one | {"subset": other["subset"]} == other
+    assert of_kind(spaced, "calibration")[0]["classwise_ece"] is not None
+
+
+def test_the_state_does_not_grow_with_the_frames() -> None:
+    def size(per_subset: int) -> int:
+        counted = frames(per_subset)
+        some = Blocks.of(counted)
+        made = UncertaintyCollector("m", 2, True, CLASSES, some, SUBSETS, BASE, published=True)
+        whole, label = predicted(2, columns=1), labels(42)
+        for place in range(0, len(counted), 14):
+            keys = [frame.key for frame in counted[place : place + 14]]
+            made.update(chosen(whole, slice(0, 14)), label[:14], keys)
+        assert int(made.images.sum()) == len(counted)
+        held = [value for value in vars(made).values() if isinstance(value, torch.Tensor)]
+        return sum(one.numel() * one.element_size() for one in held)
+
+    assert size(14) == size(140)
+
+
 def test_detectors_against_scikit_learn() -> None:
     whole, label = predicted(2, columns=1), labels(42).numpy()
     rows = fill(collector(gated=True), whole).rows()
@@ -118,7 +167,8 @@ def test_detectors_against_scikit_learn() -> None:
 
 def test_conditional_rows_against_plain_counting() -> None:
     whole, label = predicted(2), labels(42)
-    made = collector(thresholds={"entropy": 0.25, "mutual-information": 0.5}, published=True)
+    chosen = {("entropy", "pixel"): 0.25, ("mutual-information", "pixel"): 0.5}
+    made = collector(thresholds=chosen, published=True)
     rows = fill(made, whole).rows()
     assert whole.ids is not None
     start, stop = PARTS["highway+urban"]
@@ -141,7 +191,7 @@ def test_conditional_rows_against_plain_counting() -> None:
     assert row["ci95"][0] < row["pavpu"] < row["ci95"][1]
     good = sum(int(patches(s[None], h)[1].sum()) for s, h in zip(score, half, strict=True))
     total = sum(len(patches(s[None], h)[1]) for s, h in zip(score, half, strict=True))
-    assert patch["unit"] == "patch"
+    assert (patch["unit"], patch["threshold"]) == ("patch", None)
     assert patch["counted"] == total
     assert patch["curves"]["accurate_certain"][128] == pytest.approx(good / total, abs=1e-6)
     other = of_kind(rows, "conditional", subset="highway+urban", score="expert-variance")[0]
@@ -150,6 +200,43 @@ def test_conditional_rows_against_plain_counting() -> None:
     readings = of_kind(rows, "conditional", subset="fog", score="entropy", unit="pixel")
     assert [r["reading"] for r in readings] == ["correct", "published", "published-swapped"]
     assert readings[1]["pavpu"] != readings[0]["pavpu"]
+
+
+def test_values_at_a_threshold_near_zero_against_plain_counting() -> None:
+    whole, label = predicted(2, sharp=40.0), labels(42, seed=9)  # it is often wrong
+    edge = 12 / 4096
+    splits = {("entropy", "pixel"): edge, ("entropy", "patch"): 0.003}  # next to that edge
+    rows = fill(collector(thresholds=splits, published=True), whole, label).rows()
+    assert whole.ids is not None
+    half = (whole.ids != label).int().masked_fill(label == 255, 2)[:14]
+    score = uncertainty(whole, "entropy")[:14]
+    of_patches = [patches(s[None], h) for s, h in zip(score, half, strict=True)]
+    doubt = torch.cat([s[0] for s, _ in of_patches])
+    counted = {
+        "pixel": (score[half < 2].numpy() < edge, half[half < 2].numpy() == 0),
+        "patch": (doubt.numpy() < edge, torch.cat([good for _, good in of_patches]).numpy()),
+    }
+    found = of_kind(rows, "conditional", subset="highway", score="entropy")
+    for row in found:
+        certain, right = counted[row["unit"]]
+        if row["reading"] == "published-swapped":
+            certain = ~certain  # what has the highest uncertainty is called certain
+        ac, ic, iu = (
+            (certain & right).sum(),
+            (certain & ~right).sum(),
+            (~certain & ~right).sum(),
+        )
+        whole_count = len(right) if row["reading"] == "correct" else ac + 2 * ic + iu
+        assert min(ac, ic, iu) > 0
+        assert row["threshold"] == splits["entropy", row["unit"]]
+        assert row["at_threshold"] == pytest.approx(
+            {
+                "accurate_certain": ac / (ac + ic),
+                "uncertain_inaccurate": iu / (ic + iu),
+                "pavpu": (ac + iu) / whole_count,
+            }
+        )
+    assert len(found) == 4
 
 
 def test_published_readings_of_confidence() -> None:

@@ -19,8 +19,8 @@ from moeseg.evaluation.intervals import (
     resample_counts,
 )
 from moeseg.evaluation.rows import validate_row
-from moeseg.insight.histograms import Floats
-from moeseg.insight.scoring import ScoreCollector, detector_row, parts_of, sums
+from moeseg.insight.histograms import BINS, Floats
+from moeseg.insight.scoring import ScoreCollector, bin_of, detector_row, parts_of, sums
 from moeseg.metrics import class_ids
 from moeseg.types import IGNORE, Prediction, Row
 from moeseg.uncertainty import calibration, conditional
@@ -33,6 +33,9 @@ from moeseg.uncertainty.scores import (
     refuse_nan,
     scores_of,
 )
+
+Split = tuple[str, conditional.Unit]
+"""A score and what is split by it at a threshold."""
 
 
 class UncertaintyCollector(ScoreCollector):
@@ -47,8 +50,8 @@ class UncertaintyCollector(ScoreCollector):
         subsets: names and joins that get rows.
         base: the keys that all rows share; see `evaluation.collectors.BlockCollector`.
         known: subsets that the model was trained on, as far as it is known.
-        thresholds: of each score, chosen on validation frames; without one, the single numbers of
-            conditional correctness are null.
+        thresholds: of each score, of pixels and of patches, chosen on validation frames; without
+            one, the single numbers of conditional correctness are null.
         published: also give the published readings.
 
     Raises:
@@ -71,7 +74,7 @@ class UncertaintyCollector(ScoreCollector):
         base: Row,
         known: Iterable[str] = (),
         *,
-        thresholds: Mapping[str, float] | None = None,
+        thresholds: Mapping[Split, float] | None = None,
         published: bool = False,
     ) -> None:
         scores = scores_of(members, gated, published=published)
@@ -86,7 +89,7 @@ class UncertaintyCollector(ScoreCollector):
         units, few, fine = len(blocks), calibration.BINS, calibration.FINE
         readings, of_class = len(self.readings), calibration.CLASS_FINE
         places = (len(self._subsets), len(self.classes))
-        self.patches = _counts(units, len(self.scores), 2, conditional.POINTS)  # right ones first
+        self.patches = _counts(units, len(self.scores), 2, BINS)  # right ones first
         self.fine_counts, self.fine_sums = _counts(units, 2, fine), _reals(units, fine)
         self.class_counts, self.class_sums = (
             _counts(*places, 2, of_class),
@@ -200,11 +203,10 @@ class UncertaintyCollector(ScoreCollector):
 
     def _count_patches(self, unit: int, maps: Tensor, half: Tensor) -> None:
         score, accurate = conditional.patches(maps, half)  # (S, P), (P)
-        points = conditional.POINTS
-        cell = (score * points).long().clamp_(0, points - 1) + points * (~accurate)
+        cell = bin_of(score) + BINS * (~accurate)
         for place, of_score in enumerate(cell):
-            found = torch.bincount(of_score, minlength=2 * points)
-            self.patches[unit, place] += found.view(2, points).cpu()
+            found = torch.bincount(of_score, minlength=2 * BINS)
+            self.patches[unit, place] += found.view(2, BINS).cpu()
 
     def _count_readings(self, unit: int, logits: Tensor, maps: Tensor, half: Tensor) -> None:
         """Count confidences that are no probabilities: 1 - score, as published."""

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 Floats = NDArray[np.float64]
 Reading = Literal["correct", "published", "published-swapped"]
+Unit = Literal["pixel", "patch"]
 
 POINTS = 128
-"""Steps of the curves that are kept to be drawn, and bins of patches."""
+"""Steps of the curves that are kept to be drawn; areas and single values are of the whole ones."""
 PATCH = 4
 """Side of a patch in pixels, as in the paper."""
 
@@ -103,9 +104,13 @@ def best_threshold(right: ArrayLike, wrong: ArrayLike) -> float | None:
     return None if np.isnan(curve).all() else float(np.nanargmax(curve)) / (len(curve) - 1)
 
 
-def at(curve: Floats, threshold: float) -> float:
-    """Return a curve's value at the edge next to a threshold in 0..1."""
-    return float(curve[round(threshold * (len(curve) - 1))])
+def at(curve: Floats, threshold: float, reading: Reading = "correct") -> float:
+    """Return a curve's value where a score is split at a threshold in 0..1, an edge of a bin.
+
+    ``published-swapped`` splits 1 - score, hence at 1 - threshold.
+    """
+    edge = 1 - threshold if reading == "published-swapped" else threshold
+    return float(curve[round(edge * (len(curve) - 1))])
 
 
 def thinned(curve: Floats) -> Floats:

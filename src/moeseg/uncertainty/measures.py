@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from moeseg.data import SegmentationDataset
 from moeseg.evaluation.collectors import Collector, Ground
@@ -15,13 +16,13 @@ from moeseg.evaluation.runner import Change, run_models
 from moeseg.insight.scoring import parts_of
 from moeseg.models import Mixture, Model, MonteCarloDropout, Segmenter
 from moeseg.types import Row
-from moeseg.uncertainty.collectors import UncertaintyCollector, changed_rows
-from moeseg.uncertainty.conditional import best_threshold
-from moeseg.uncertainty.differences import Variant
+from moeseg.uncertainty.collectors import Split, UncertaintyCollector, changed_rows
+from moeseg.uncertainty.conditional import Unit, best_threshold
+from moeseg.uncertainty.differences import Variant, difference_rows
 from moeseg.uncertainty.temperature import Temperature, Tempered
 
-Thresholds = Mapping[Variant, Mapping[str, float]]
-"""Of each score of each variant, as `thresholds_of` gives them."""
+Thresholds = Mapping[Variant, Mapping[Split, float]]
+"""Of each score of each variant, of pixels and of patches, as `thresholds_of` gives them."""
 
 
 def members_of(model: Model) -> int:
@@ -40,7 +41,7 @@ def collector_of(
     ground: Ground,
     *,
     kind: str = "none",
-    thresholds: Mapping[str, float] | None = None,
+    thresholds: Mapping[Split, float] | None = None,
     published: bool = False,
 ) -> UncertaintyCollector:
     """Return the collector of one variant of a model.
@@ -136,7 +137,7 @@ def changed_condition_rows(
     clean: Mapping[Variant, UncertaintyCollector],
     changed: Mapping[Variant, UncertaintyCollector],
 ) -> list[Row]:
-    """Return all rows of changed frames, with how well each score tells them from clean ones.
+    """Return all rows of changed frames, paired differences, and what tells them from clean ones.
 
     Args:
         clean: collectors of the frames as they are, from `measure_variants`.
@@ -144,19 +145,24 @@ def changed_condition_rows(
             of any of the clean variants.
     """
     told = [row for variant, one in changed.items() for row in changed_rows(clean[variant], one)]
-    return [*all_rows(changed), *told]
+    return [*all_rows(changed), *difference_rows(changed), *told]
 
 
 def thresholds_of(collectors: Mapping[Variant, UncertaintyCollector]) -> Thresholds:
-    """Return the threshold of each score with the greatest PAvPU on all counted frames."""
-    found: dict[Variant, dict[str, float]] = {}
+    """Return where each score splits pixels, and patches, with the greatest PAvPU on all frames."""
+    found: dict[Variant, dict[Split, float]] = {}
     for variant, collector in collectors.items():
-        halves = collector.pixels.sum(0)  # (U, S, 2, N) -> (S, 2, N)
+        # (U, S, 2, N) -> (S, 2, N) each
+        counts: dict[Unit, Tensor] = {
+            "pixel": collector.pixels.sum(0),
+            "patch": collector.patches.sum(0),
+        }
         best = {
-            name: best_threshold(*halves[place].numpy())
+            (name, unit): best_threshold(*halves[place].numpy())
+            for unit, halves in counts.items()
             for place, name in enumerate(collector.scores)
         }
-        found[variant] = {name: value for name, value in best.items() if value is not None}
+        found[variant] = {split: value for split, value in best.items() if value is not None}
     return found
 
 

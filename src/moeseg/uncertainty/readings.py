@@ -113,7 +113,11 @@ def _calibration_row(
 
 
 def conditional_rows(collector: UncertaintyCollector, subset: str) -> Iterator[Row]:
-    """Yield the ``conditional`` rows of a subset: each score, of pixels and of patches."""
+    """Yield the ``conditional`` rows of a subset: each score, of pixels and of patches.
+
+    Areas and the values at the threshold are of curves at 4,097 thresholds; of these `curves` holds
+    129, evenly spaced, as they are drawn only.
+    """
     groups, _ = collector.blocks.units_for(subset)
     for score, name in enumerate(collector.scores):
         of_pixels = collector.right_and_wrong(subset, score).astype(np.float64)  # (2, G, N)
@@ -129,14 +133,14 @@ def _conditional_row(
     collector: UncertaintyCollector,
     subset: str,
     score: str,
-    unit: str,
+    unit: conditional.Unit,
     reading: conditional.Reading,
     halves: Floats,
 ) -> Row:
     groups, drawn = collector.blocks.units_for(subset)
     right, wrong = halves.sum(1)  # (2, G, N) -> two of (N,)
     found = conditional.conditional(right, wrong, reading)
-    threshold = collector.thresholds.get(score)
+    threshold = collector.thresholds.get((score, unit))
     curves = {
         "accurate_certain": found.accurate_certain,
         "uncertain_inaccurate": found.uncertain_inaccurate,
@@ -144,7 +148,7 @@ def _conditional_row(
     }
 
     def single(values: Floats) -> float | None:
-        return None if threshold is None else _finite(conditional.at(values, threshold))
+        return None if threshold is None else _finite(conditional.at(values, threshold, reading))
 
     span = share_interval(*conditional.pavpu_shares(*halves))
     return collector.head("conditional", subset) | {
