@@ -12,11 +12,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from moeseg.errors import DataError, UsageError
-from moeseg.evaluation.collectors import Collector, SegmentationCollector, difference_rows
+from moeseg.evaluation.collectors import (
+    Collector,
+    SegmentationCollector,
+    difference_rows,
+    members_of,
+)
 from moeseg.evaluation.intervals import Blocks, bootstrap, interval, resample_counts
 from moeseg.evaluation.rows import BASE_KEYS, METRIC_KEYS
 from moeseg.metrics import ConfusionMatrix, confusion_matrix, scores
+from moeseg.models import Model, MonteCarloDropout, build_ensemble
 from moeseg.types import Frame, Prediction, Row
+from tiny import tiny_expert
 
 CLASSES = ("Car", "Sky", 'a "b", ü|*')
 SUBSETS = ("highway", "urban", "highway+urban")
@@ -28,6 +35,13 @@ BASE: Row = {
     "seed": 0,
     "settings": {},
     "fingerprint": "abc",
+}
+
+
+MEMBERS = {
+    **{"baseline": 1, "expert-highway": 1, "expert-urban": 1, "ensemble-mean": 2, "merged": 1},
+    **{"moe-simple": 2, "moe-classwise": 2, "two-seed": 2, "deep-ensemble-3": 3, "mc-dropout": 2},
+    **{"mc-dropout-8": 8, "moe-simple-conv": 3},
 }
 
 
@@ -129,7 +143,7 @@ def test_differences_are_paired_and_against_the_best_expert() -> None:
     logits["expert-highway"][:24] = _logits(2, 3.0)[:24]  # each expert better on its own
     logits["expert-urban"][24:] = _logits(3, 3.0)[24:]
     collectors = {name: _filled(name, of_model) for name, of_model in logits.items()}
-    rows = difference_rows(collectors)
+    rows = difference_rows(collectors, MEMBERS)
     assert len(rows) == 2 * 3 * 3
     by_name = {(r["model"], r["subset"], r["minus"]): r for r in rows}
     assert ("moe-simple", "highway", "expert-highway") in by_name
@@ -158,7 +172,7 @@ def test_a_lead_within_the_interval_is_no_win() -> None:
     behind, ahead = pair  # of equal strength, but one is ahead by chance
     (row,) = (
         row
-        for row in difference_rows({"moe-simple": ahead, "baseline": behind})
+        for row in difference_rows({"moe-simple": ahead, "baseline": behind}, MEMBERS)
         if row["subset"] == "highway"
     )
     assert row["difference"] > 0.0
@@ -168,21 +182,42 @@ def test_a_lead_within_the_interval_is_no_win() -> None:
 
 def test_differences_leave_out_models_that_are_not_there() -> None:
     collectors = {"moe-simple": _filled("moe-simple", _logits(1, 1.0))}
-    assert difference_rows(collectors) == []
-    assert difference_rows({}) == []
+    assert difference_rows(collectors, MEMBERS) == []
+    assert difference_rows({}, MEMBERS) == []
     collectors["baseline"] = _filled("baseline", _logits(2, 1.0))
-    assert {row["minus"] for row in difference_rows(collectors)} == {"baseline"}
+    assert {row["minus"] for row in difference_rows(collectors, MEMBERS)} == {"baseline"}
+
+
+def test_differences_are_against_as_many_members() -> None:
+    collectors = {name: _filled(name, _logits(7, 1.0)) for name in MEMBERS}
+    minus: dict[str, set[str]] = {}
+    for row in difference_rows(collectors, MEMBERS):
+        minus.setdefault(row["model"], set()).add(row["minus"])
+    single = {"baseline", "merged", "expert-highway"}
+    two = {"ensemble-mean", "two-seed", "mc-dropout"}
+    assert minus == {
+        "moe-simple": single | two,
+        "moe-classwise": single | two,
+        "moe-simple-conv": single | {"deep-ensemble-3"},  # of three experts
+    }
+
+
+def test_members_are_experts_or_samples() -> None:
+    experts = [tiny_expert(seed) for seed in range(3)]
+    sampled = MonteCarloDropout(tiny_expert(0), 5, rate=0.5)
+    models: list[Model] = [*experts[:1], build_ensemble(experts, "mean"), sampled]
+    assert [members_of(model) for model in models] == [1, 3, 5]
 
 
 def test_differences_refuse_another_ground() -> None:
     ours, theirs = _filled("moe-simple", _logits(1, 1.0)), _filled("baseline", _logits(2, 1.0))
     theirs.base["size"] = (12, 16)
     with pytest.raises(UsageError, match="different size"):
-        difference_rows({"moe-simple": ours, "baseline": theirs})
+        difference_rows({"moe-simple": ours, "baseline": theirs}, MEMBERS)
     theirs.base["size"] = (6, 8)
     theirs.confusion[0, 0, 0] += 1
     with pytest.raises(UsageError, match="different ground truth"):
-        difference_rows({"moe-simple": ours, "baseline": theirs})
+        difference_rows({"moe-simple": ours, "baseline": theirs}, MEMBERS)
 
 
 def test_misuse_is_an_error() -> None:

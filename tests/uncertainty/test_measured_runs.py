@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moeseg.data import SegmentationDataset, Taxonomy, read_manifest
 from moeseg.data.dataset import Item
-from moeseg.evaluation.collectors import Ground
+from moeseg.evaluation.collectors import Ground, members_of
 from moeseg.evaluation.intervals import Blocks
 from moeseg.evaluation.runner import run_models
 from moeseg.models import (
@@ -31,7 +31,6 @@ from moeseg.uncertainty.differences import Variant
 from moeseg.uncertainty.measures import (
     changed_condition_rows,
     measure_variants,
-    members_of,
     thresholds_of,
     uncertainty_measure,
     variants_of,

@@ -23,7 +23,7 @@ from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.intervals import MIN_SEQUENCES, Blocks, CiUnit, miou_interval
 from moeseg.evaluation.rows import BASE_KEYS, validate_row
 from moeseg.metrics import class_ids, confusion_per_image, scores
-from moeseg.models import Model
+from moeseg.models import Model, MonteCarloDropout
 from moeseg.types import Frame, Prediction, Row
 
 Confusions = NDArray[np.int64]
@@ -272,18 +272,27 @@ class SegmentationCollector(BlockCollector):
         return row
 
 
-def difference_rows(collectors: Mapping[str, SegmentationCollector]) -> list[Row]:
+def members_of(model: Model) -> int:
+    """Return how many distributions a model joins: experts or samples; 1 for a network."""
+    return model.samples if isinstance(model, MonteCarloDropout) else len(model.experts)
+
+
+def difference_rows(
+    collectors: Mapping[str, SegmentationCollector], members: Mapping[str, int]
+) -> list[Row]:
     """Return each mixture minus best expert, baseline, mean ensemble and controls, paired.
 
     Models are known by name: ``moe-...``, ``expert-...``, ``baseline``, ``ensemble-mean`` (where it
     is not scored ``ensemble-mean-probability``), those of `config.CONTROLS`,
     ``deep-ensemble-...``, ``mc-dropout...`` and the mixture's own
-    ``mean-gate-...``; what is not there gives no row. The
-    best expert is the one with the highest mIoU on the very subset and frames that are scored,
-    which favours it over the mixture.
+    ``mean-gate-...``; what is not there gives no row, nor does what joins more or fewer members
+    than the mixture has experts, unless it is a single network: more members cost more and would
+    win by that alone. The best expert is the one with the highest mIoU on the very subset and
+    frames that are scored, which favours it over the mixture.
 
     Args:
         collectors: by model name, all filled with the same frames at the same size.
+        members: of every model, as `members_of` counts them.
 
     Returns:
         One ``difference`` row per mixture, subset and opponent. ``wins`` says that the interval
@@ -297,18 +306,22 @@ def difference_rows(collectors: Mapping[str, SegmentationCollector]) -> list[Row
     for name, mixture in collectors.items():
         if not name.startswith("moe-"):
             continue
+        opponents = _opponents(name, {other: members[other] for other in collectors})
+        experts = {other: c for other, c in collectors.items() if other.startswith("expert-")}
         for subset in mixture.subsets:
-            ensembles = ("ensemble-mean", "ensemble-mean-probability")
-            joined = [other for other in ensembles if other in collectors][:1]
-            known = ("baseline", *joined, *CONTROLS, f"mean-gate-{name}")
-            opponents = [other for other in known if other in collectors]
-            opponents += [o for o in collectors if o.startswith(("deep-ensemble-", "mc-dropout"))]
-            experts = {other: c for other, c in collectors.items() if other.startswith("expert-")}
-            if experts:
-                mious = {other: expert.miou(subset) or 0.0 for other, expert in experts.items()}
-                opponents.insert(0, max(mious, key=mious.__getitem__))
-            rows += [_difference(mixture, collectors[other], subset) for other in opponents]
+            mious = {other: expert.miou(subset) or 0.0 for other, expert in experts.items()}
+            best = [max(mious, key=mious.__getitem__)] if mious else []
+            rows += [_difference(mixture, collectors[o], subset) for o in (*best, *opponents)]
     return rows
+
+
+def _opponents(mixture: str, members: Mapping[str, int]) -> list[str]:
+    """Return the models, besides experts, that a mixture is measured against."""
+    ensembles = ("ensemble-mean", "ensemble-mean-probability")
+    joined = [other for other in ensembles if other in members][:1]
+    known = ["baseline", *joined, *CONTROLS, f"mean-gate-{mixture}"]
+    known += [other for other in members if other.startswith(("deep-ensemble-", "mc-dropout"))]
+    return [other for other in known if members.get(other) in (1, members[mixture])]
 
 
 def _difference(mixture: SegmentationCollector, other: SegmentationCollector, subset: str) -> Row:

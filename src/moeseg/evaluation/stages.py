@@ -16,6 +16,7 @@ from moeseg.evaluation.collectors import (
     Measure,
     SegmentationCollector,
     difference_rows,
+    members_of,
 )
 from moeseg.evaluation.intervals import Blocks
 from moeseg.evaluation.rows import METRIC_KEYS, read_rows, write_rows
@@ -146,7 +147,7 @@ def evaluate(
         title=f"evaluating, {base.get('condition', 'clean')}",
     )
     rows = [row for collector in scored.values() for row in collector.rows()]
-    rows += difference_rows(scored)
+    rows += difference_rows(scored, {name: members_of(model) for name, model in models.items()})
     return rows + [row for each in more.values() for one in each for row in one.rows()]
 
 

@@ -40,6 +40,7 @@ class Stand:
         subsets: subsets and joins that get rows.
         bases: the keys that all rows of a model share, by its name; see `rows.BASE_KEYS`.
         experts: names of each model's experts, by the model's name.
+        members: how many each model joins, by its name; see `collectors.members_of`.
     """
 
     frames: tuple[Frame, ...]
@@ -47,6 +48,7 @@ class Stand:
     subsets: tuple[str, ...]
     bases: Mapping[str, Row]
     experts: Mapping[str, Names]
+    members: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def _subset_rows(units: Sequence[Unit], folder: Path, stand: Stand) -> list[Row]
             if one.source == one.target and one.scored.base["condition"] == condition
         }
         rows += [row for scored in own.values() for row in scored.rows()]
-        rows += difference_rows(own)
+        rows += difference_rows(own, stand.members)
     by_unit = {(o.unit.source, o.unit.condition): o for o in outcomes}
     for one in checked:
         outcome = by_unit[one.source, str(one.scored.base["condition"])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from moeseg.evaluation.collectors import members_of
 from moeseg.evaluation.saved import Saved
 from moeseg.evaluation.stages import model_bases
 from moeseg.robustness.attack_rows import Stand, expert_names_of, sweep_rows
@@ -70,5 +71,6 @@ def attacked_rows(
         subsets=tuple(s for s in saved.subsets if set(s.split("+")) <= known),
         bases=model_bases(saved.models, saved.base, saved.infos),
         experts=expert_names_of(saved.models, folders),
+        members={name: members_of(model) for name, model in saved.models.items()},
     )
     return sweep_rows(units, counts, stand)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from moeseg.data import SegmentationDataset, write_png
+from moeseg.evaluation.collectors import members_of
 from moeseg.evaluation.runner import run_models
 from moeseg.files import remove, write_text
 from moeseg.insight.layers import INDEX
 from moeseg.models import Model
 from moeseg.types import Prediction, Row
-from moeseg.uncertainty.measures import members_of
 from moeseg.uncertainty.scores import uncertainty
 
 _SCORES = ("entropy", "mutual-information")

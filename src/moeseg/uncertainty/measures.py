@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from moeseg.data import SegmentationDataset
-from moeseg.evaluation.collectors import Collector, Ground
+from moeseg.evaluation.collectors import Collector, Ground, members_of
 from moeseg.evaluation.runner import Change, run_models
 from moeseg.insight.scoring import parts_of
-from moeseg.models import Mixture, Model, MonteCarloDropout, Segmenter
+from moeseg.models import Mixture, Model, Segmenter
 from moeseg.types import Row
 from moeseg.uncertainty.collectors import Split, UncertaintyCollector, changed_rows
 from moeseg.uncertainty.conditional import Unit, best_threshold
@@ -23,11 +23,6 @@ from moeseg.uncertainty.temperature import Temperature, Tempered
 
 Thresholds = Mapping[Variant, Mapping[Split, float]]
 """Of each score of each variant, of pixels and of patches, as `thresholds_of` gives them."""
-
-
-def members_of(model: Model) -> int:
-    """Return how many distributions a model joins: experts or samples; 1 for a network."""
-    return model.samples if isinstance(model, MonteCarloDropout) else len(model.experts)
 
 
 def uncertainty_measure(name: str, model: Model, ground: Ground) -> Sequence[Collector]:
