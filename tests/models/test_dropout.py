@@ -219,3 +219,29 @@ def test_what_cannot_be_sampled_is_told() -> None:
         MonteCarloDropout(expert, 2, rate=1.0)
     with pytest.raises(ValueError, match="keeps features and images"):
         MonteCarloDropout(expert, 2).combine([expert.output(images())], SIZE)
+
+
+def test_layers_that_drop_nothing_are_told() -> None:
+    still = Channels().eval()
+    still.drop.p = still.last.p = 0.0
+    with pytest.raises(UsageError, match=r"drops something, got \['drop', 'last'\] of .*rate 0"):
+        MonteCarloDropout(still, 2)
+    still.drop.p = 0.5
+    with pytest.raises(UsageError, match=r"drops something, got \['last'\]"):
+        MonteCarloDropout(still, 2, layers=["last"])
+    x = images(1)
+    for model in (MonteCarloDropout(still, 2), MonteCarloDropout(still, 2, rate=0.3)):
+        first, second = model(x, expert_logits=True).expert_logits[0]
+        assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("called", ["drop", "last"])
+def test_layers_outside_of_the_forward_pass_are_told(called: str) -> None:
+    expert = Channels().eval()
+    expert.spare = nn.Dropout(0.5)
+    idle = MonteCarloDropout(expert, 2, layers=["spare"])
+    with pytest.raises(
+        UsageError, match=r"take part in prediction, got \['spare'\], none of which"
+    ):
+        idle(images(1))
+    MonteCarloDropout(expert, 2, layers=["spare", called])(images(1))

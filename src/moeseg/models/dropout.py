@@ -40,7 +40,9 @@ class MonteCarloDropout(nn.Module):
         seed: another one draws other masks.
 
     Raises:
-        UsageError: the network has no such layer, fewer than two samples, or an impossible rate.
+        UsageError: the network has no such layer, fewer than two samples, an impossible rate, or
+            samples that could not differ: without a rate, layers that drop nothing. At the first
+            image: no sampled layer is part of the forward pass.
     """
 
     decodes_again = True
@@ -67,6 +69,11 @@ class MonteCarloDropout(nn.Module):
         self.seed = seed
         self.members = nn.ModuleList([expert])
         self._sampled = _dropout_layers(expert, self.layers)
+        if rate is None and not any(_rate(layer) for layer in self._sampled.values()):
+            raise UsageError(
+                f"MC dropout: expected a layer that drops something, got {list(self._sampled)} of "
+                f"{name_of(expert)}, all with rate 0. Give a `rate`."
+            )
         self._late: bool | None = None
         self.train(self.training)
 
@@ -151,7 +158,15 @@ class MonteCarloDropout(nn.Module):
 
         plain = _tensors(expert.features(images))
         with self._hooked(shift):
-            moved = _tensors(expert.features(images))
+            changed = expert.features(images)
+            moved = _tensors(changed)
+            expert.decode(changed)
+        if not given:
+            raise UsageError(
+                f"MC dropout: expected layers that take part in prediction, got "
+                f"{list(self._sampled)}, none of which {name_of(expert)} calls as a module. Name "
+                "others in `layers`."
+            )
         self._places: list[str | None] = [given.get(id(one)) for one in moved]
         return all(
             place is not None or torch.equal(one, other)
@@ -213,11 +228,15 @@ def _dropout_layers(expert: Expert, wanted: Sequence[str]) -> dict[str, nn.Modul
     return chosen or every
 
 
+def _rate(layer: nn.Module) -> float:
+    return float(layer.p)  # type: ignore[arg-type]
+
+
 def _dropped(
     x: Tensor, layer: nn.Module, rate: float | None, generators: Sequence[torch.Generator]
 ) -> Tensor:
     """Set values of (B, F, ...) to zero, each image by its own generator; scale up the others."""
-    p = float(layer.p) if rate is None else rate  # type: ignore[arg-type]
+    p = _rate(layer) if rate is None else rate
     # Dropout2d drops whole channels
     shape = (
         (x.shape[1], *(1 for _ in x.shape[2:])) if isinstance(layer, nn.Dropout2d) else x.shape[1:]
