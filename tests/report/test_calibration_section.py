@@ -81,7 +81,7 @@ def test_tables_hold_the_rows_numbers(rows: list[Row]) -> None:
     assert {line[0].text for line in changed.lines} == {"fog-3"}
     assert len(changed.lines) == len(MODELS) * len(SUBSETS)
     differences = found["paired differences"].lines
-    assert {line[1].text for line in differences} == {"none", "one"}
+    assert {line[2].text for line in differences} == {"none", "one"}
     assert any("better" in cell.text for line in differences for cell in line)
 
 
@@ -170,7 +170,7 @@ def test_differences_of_scores_have_a_table_of_their_own(rows: list[Row]) -> Non
     (line,) = [
         [c.text for c in line]
         for line in found["paired differences"].lines
-        if [c.text for c in line[:5]] == ["moe-simple", "none", "ensemble-mean", "none", "fog"]
+        if [c.text for c in line[:5]] == ["fog", "moe-simple", "none", "ensemble-mean", "none"]
     ]
     assert line[10].startswith(f"{unseen['difference']:+.4f} [")
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from moeseg.errors import UsageError
+from moeseg.evaluation.contents import tables
 from moeseg.evaluation.intervals import Blocks, interval, resample_counts
 from moeseg.evaluation.rows import BASE_KEYS, METRIC_KEYS
 from moeseg.types import Row
@@ -252,6 +253,35 @@ def test_a_model_minus_its_equal_is_zero() -> None:
     assert {row["difference"] for row in rows} == {0.0}
     assert {tuple(row["ci95"]) for row in rows} == {(0.0, 0.0)}
     assert not any(row["better"] for row in rows)
+
+
+def test_the_table_of_the_terminal_holds_the_differences() -> None:
+    own = some("baseline", 1), some("moe-simple", 2, 1), some("moe-simple", 2, 1, kind="gate")
+    found = dict(own)
+    rows = difference_rows(found)
+    shown = tables([*found["baseline", "none"].rows(), *rows])
+    (made,) = [one for one in shown if one.heading.endswith(": paired differences")]
+    # of the temperatures of a gate and of scores it tells nothing
+    subsets = ["fog", "highway", "urban", "highway+urban"]
+    assert [line[:5] for line in made.cells] == [
+        (subset, "moe-simple", "none", "baseline", "none") for subset in subsets
+    ]
+    line = dict(zip(made.columns, made.cells[0], strict=True))
+    heads = {
+        "NLL": ("nll", None),
+        "AUROC, entropy": ("auroc", "entropy"),
+        "AUROC of unseen frames, entropy": ("auroc-unseen", "entropy"),
+    }
+    for head, measure in heads.items():
+        (row,) = [
+            r
+            for r in of_models(rows, "fog")
+            if (r["measure"], r["score"]) == measure and r["minus"] == "baseline"
+        ]
+        low, high = row["ci95"]
+        told = f"{row['difference']:+.4f} [{low:.4f}, {high:.4f}]" + " better" * row["better"]
+        assert line[head] == told
+    assert line["AUROC, mutual information"] == "-"  # a single network has none
 
 
 def test_other_frames_are_refused() -> None:

@@ -40,6 +40,17 @@ CLEAN = "clean"
 
 _READINGS = ("miou_union", "pixel_accuracy", "class_accuracy", "fw_iou")
 
+_DOUBT: dict[tuple[str, str | None], str] = {
+    ("ece", None): "ECE",
+    ("brier", None): "Brier",
+    ("nll", None): "NLL",
+    ("auroc", "entropy"): "AUROC, entropy",
+    ("auroc", "mutual-information"): "AUROC, mutual information",
+    ("auroc-unseen", "entropy"): "AUROC of unseen frames, entropy",
+    ("auroc-unseen", "mutual-information"): "AUROC of unseen frames, mutual information",
+}
+"""Measure and score of an ``uncertainty-difference`` row -> head of its column."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextTable:
@@ -65,7 +76,8 @@ class TextTable:
 def tables(rows: Iterable[Row], published: Published | None = None) -> list[TextTable]:
     """Return the tables that `rows` make, by comparable group of rows.
 
-    Rows of detectors stand in a table where they come with rows of calibration.
+    Rows of detectors and of differences of uncertainty stand in a table where they come with rows
+    of calibration.
 
     Those of clean images, where there are any; `conditions` makes the tables of all others.
 
@@ -78,6 +90,7 @@ def tables(rows: Iterable[Row], published: Published | None = None) -> list[Text
     differences = by_ground(ordered(shown, "difference"))
     calibrated = by_ground(ordered(rows, "calibration"))
     detected = by_ground(ordered(rows, "detector"))
+    doubted = by_ground(ordered(rows, "uncertainty-difference"))
     result = []
     for ground in sorted({*scored, *differences, *calibrated}):
         beside = published if ground[3] == CLEAN else None
@@ -89,6 +102,8 @@ def tables(rows: Iterable[Row], published: Published | None = None) -> list[Text
         if ground in calibrated:
             made.append(_calibration(calibrated[ground]))
             made.append(_detection(detected.get(ground, [])))
+            paired = uncertainty_differences(doubted.get(ground, []))
+            made += [paired] if paired.cells else []
         dataset, split, (height, width), condition = ground
         place = f"{dataset} {split}, {height} x {width}, {condition}"
         for table in made:
@@ -197,6 +212,31 @@ def _differences(rows: Sequence[Row]) -> TextTable:
     return TextTable(
         "mixture minus another model", columns, tuple(lines), frozenset(), note, names=2
     )
+
+
+def uncertainty_differences(rows: Iterable[Row]) -> TextTable:
+    """Return ``uncertainty-difference`` rows of one ground that compare two models.
+
+    Of those with temperatures, those with none or a single one.
+    """
+    cells: dict[tuple[str, ...], dict[tuple[str, str | None], str]] = {}
+    for row in rows:
+        kinds = (temperature_of(row), str(row["minus_settings"].get("temperature", "none")))
+        if row["score"] == row["minus_score"] and set(kinds) <= {"none", "one"}:
+            at = (row["subset"], row["model"], kinds[0], row["minus"], kinds[1])
+            told = NONE if row["difference"] is None else f"{row['difference']:+.4f}"
+            span = "" if row["ci95"] is None else " [{:.4f}, {:.4f}]".format(*row["ci95"])
+            better = " better" if row["better"] else ""
+            cells.setdefault(at, {})[row["measure"], row["score"]] = told + span + better
+    lines = [(*at, *(of.get(measure, NONE) for measure in _DOUBT)) for at, of in cells.items()]
+    note = (
+        "From the same resamples of both models, which have as many members, or the other one. Of "
+        "ECE, Brier and NLL less is better, of AUROC more. Better: the 95 % interval excludes 0, "
+        f"for AUROC by more than binning may do, from {MIN_SEQUENCES} units or more. Unseen frames "
+        "are told from those that both models were trained on."
+    )
+    heads = ("subset", "model", "temperature", "minus", "its temperature", *_DOUBT.values())
+    return TextTable("paired differences", heads, tuple(lines), frozenset(), note, names=5)
 
 
 def difference_text(rows: Sequence[Row]) -> str:

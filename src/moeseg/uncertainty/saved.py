@@ -51,9 +51,10 @@ def uncertainty_saved(
     size = run.study.eval.size or common_size(folders)
     places = dict(zip(models, folders, strict=True))
     if samples is not None:
-        for name, model in _sampled(models, samples, run.study.seed).items():
-            models[name] = model
-            infos[name] = {k: v for k, v in infos[name.split(" ")[0]].items() if k != "subset"}
+        for name, network in _networks(models).items():
+            own = f"{name} mc-dropout-{samples}"
+            models[own] = MonteCarloDropout(network, samples, seed=run.study.seed).eval()
+            infos[own] = {k: v for k, v in infos[name].items() if k != "subset"}
     choosing = fit_frames(run, strict=temperatures == "fit")
     fitted = _temperatures(run, models, places, temperatures, size, choosing)
     frames = tuple(
@@ -68,17 +69,14 @@ def uncertainty_saved(
     return rows
 
 
-def _sampled(models: dict[str, Model], samples: int, seed: int) -> dict[str, Model]:
+def _networks(models: dict[str, Model]) -> dict[str, Expert]:
     networks = {name: model for name, model in models.items() if isinstance(model, Expert)}
     if not networks:
         raise UsageError(
             "--mc-dropout: expected a single network, which is sampled, got none; name the folder "
             "of one, e.g. baseline"
         )
-    return {
-        f"{name} mc-dropout-{samples}": MonteCarloDropout(network, samples, seed=seed).eval()
-        for name, network in networks.items()
-    }
+    return networks
 
 
 def _temperatures(
