@@ -104,11 +104,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             "All measures: five scores as detectors of wrong pixels and of unseen frames, ECE, MCE "
             "and class-wise ECE in bins of equal width and of equal mass, Brier, NLL, conditional "
             "correctness of pixels and patches, of two experts, an ensemble and two mixtures. Rows "
-            "are made once at the end, for any number of frames, and not timed.",
+            "are made once at the end, for any number of frames: of the evaluation they are not "
+            "timed, of the one frame they are.",
             f"NumPy: the same five scores of one mixture; of each at {one.thresholds} thresholds "
             "the three conditional shares, Brier score and log loss of what is kept; ECE and MCE "
             "in bins of equal width and of equal mass, ECE of every class, and Brier score and log "
-            "loss of all classes once. moeseg gives the curves at 4,097 thresholds from one pass.",
+            "loss of all classes once. moeseg gives the curves at 4,097 thresholds from one pass, "
+            "and all rows: AUROC, AUPR, FPR, AURC and bounds of error beside those.",
         ],
     )
 
@@ -151,7 +153,7 @@ def frame_of(one: Single) -> tuple[Prediction, torch.Tensor]:
 
 
 def with_moeseg(prediction: Prediction, label: torch.Tensor, one: Single) -> None:
-    """Count the frame with the collector."""
+    """Count the frame with the collector, and read every measure from its counts."""
     frames = RandomFrames(1, (1, 1), 2)
     collector = UncertaintyCollector(
         "frame",
@@ -164,6 +166,7 @@ def with_moeseg(prediction: Prediction, label: torch.Tensor, one: Single) -> Non
     )
     with torch.inference_mode():
         collector.update(prediction, label, [frames.frames[0].key])
+    collector.rows()
 
 
 def with_numpy(prediction: Prediction, label: torch.Tensor, thresholds: int) -> None:

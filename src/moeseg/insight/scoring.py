@@ -219,9 +219,10 @@ def detector_row(
     total = (positives.sum(0), negatives.sum(0))  # (N,) each
     count = int(total[0].sum() + total[1].sum())
     names = ("aupr_ci95", "fpr95_ci95", "aurc_ci95")
-    light = lighter(positives, negatives)
-    curves = () if few else resample_curves(*light, drawn, drawn_negatives)
-    spans = [interval(values) for values in curves] or [None] * 3
+    spans: list[list[float] | None] = [None] * 3
+    if not few:
+        light = lighter(positives, negatives)
+        spans = [interval(values) for values in resample_curves(*light, drawn, drawn_negatives)]
     row = head | {
         "positives": int(total[0].sum()) / count if count else None,
         "auroc": number(auroc(*total)),
