@@ -16,6 +16,8 @@ n negatives and k pixels are covered.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -72,10 +74,7 @@ def aupr(positives: ArrayLike, negatives: ArrayLike) -> Floats:
     Returns:
         (...) in 0..1; NaN without a positive. Chance is the share of positives.
     """
-    p, n = _counts(positives, negatives)
-    hits, alarms = _from_top(p), _from_top(p + n)
-    precision = hits / np.maximum(alarms, 1.0)
-    return _ratio((p[..., ::-1] * precision).sum(-1), p.sum(-1))
+    return _aupr(_swept(*_counts(positives, negatives)))
 
 
 def fpr_at_tpr(positives: ArrayLike, negatives: ArrayLike, tpr: float = 0.95) -> Floats:
@@ -89,11 +88,7 @@ def fpr_at_tpr(positives: ArrayLike, negatives: ArrayLike, tpr: float = 0.95) ->
     Returns:
         (...) in 0..1; NaN without a positive or without a negative.
     """
-    p, n = _counts(positives, negatives)
-    found = _ratio(_from_top(p), p.sum(-1, keepdims=True))
-    first = (found >= tpr).argmax(-1)[..., None]
-    false = np.take_along_axis(_from_top(n), first, -1)[..., 0]
-    return _ratio(np.where(p.sum(-1) > 0, false, np.nan), n.sum(-1))
+    return _fpr(_swept(*_counts(positives, negatives)), tpr)
 
 
 def aurc(positives: ArrayLike, negatives: ArrayLike) -> Floats:
@@ -110,14 +105,7 @@ def aurc(positives: ArrayLike, negatives: ArrayLike) -> Floats:
     Returns:
         (...) in 0..1; NaN where nothing was counted.
     """
-    p, n = _counts(positives, negatives)
-    m = p + n
-    after = m.cumsum(-1)
-    before = after - m
-    # ln(after / before), where 1 stands for no pixel yet
-    log = np.diff(np.log(np.maximum(after, 1.0)), axis=-1, prepend=0.0)
-    rest = p.cumsum(-1) - p - before * p / np.maximum(m, 1.0)  # 0 as long as nothing is before
-    return _ratio((p + rest * log).sum(-1), after[..., -1])
+    return _aurc(_swept(*_counts(positives, negatives)))
 
 
 def risk_at(positives: ArrayLike, negatives: ArrayLike, coverage: ArrayLike) -> Floats:
@@ -202,9 +190,9 @@ def resample_curves(
     chunk = max(CELLS // p.shape[1], 1)
     for start in range(0, len(of_p), chunk):
         rows = slice(start, start + chunk)
-        sums = of_p[rows] @ p, of_n[rows] @ n  # (R, G) @ (G, N) -> (R, N), some rows at a time
-        for values, reading in zip(read, (aupr, fpr_at_tpr, aurc), strict=True):
-            values.append(reading(*sums))
+        swept = _swept(of_p[rows] @ p, of_n[rows] @ n)  # (R, G) @ (G, N) -> (R, N), some rows
+        for values, reading in zip(read, (_aupr, _fpr, _aurc), strict=True):
+            values.append(reading(swept))
     pr, fpr, area = (np.concatenate(values) for values in read)
     return pr, fpr, area
 
@@ -240,6 +228,43 @@ def lighter(
 def _counts(positives: ArrayLike, negatives: ArrayLike) -> tuple[Floats, Floats]:
     # float64 holds counts below 2**53 exactly, and products of two do not overflow
     return np.asarray(positives, dtype=np.float64), np.asarray(negatives, dtype=np.float64)
+
+
+class _Swept(NamedTuple):
+    """Counts from the highest bin down, all (..., N)."""
+
+    positives: Floats
+    all: Floats
+    hits: Floats  # positives at or above
+    alarms: Floats  # all at or above
+
+
+def _swept(p: Floats, n: Floats) -> _Swept:
+    p, m = p[..., ::-1], (p + n)[..., ::-1]
+    return _Swept(p, m, p.cumsum(-1), m.cumsum(-1))
+
+
+def _aupr(swept: _Swept) -> Floats:
+    precision = swept.hits / np.maximum(swept.alarms, 1.0)
+    return _ratio((swept.positives * precision).sum(-1), swept.hits[..., -1])
+
+
+def _fpr(swept: _Swept, tpr: float = 0.95) -> Floats:
+    hits, alarms = swept.hits, swept.alarms
+    of_all = hits[..., -1]
+    first = (_ratio(hits, of_all[..., None]) >= tpr).argmax(-1)[..., None]
+    found, raised = (np.take_along_axis(c, first, -1)[..., 0] for c in (hits, alarms))
+    return _ratio(np.where(of_all > 0, raised - found, np.nan), alarms[..., -1] - of_all)
+
+
+def _aurc(swept: _Swept) -> Floats:
+    p, m, hits, alarms = swept
+    below = alarms[..., -1:] - alarms
+    log = np.log(np.maximum(below + m, 1.0))
+    # ln of what a bin and those below hold over the latter, where 1 stands for no pixel yet
+    log[..., :-1] -= log[..., 1:].copy()
+    rest = hits[..., -1:] - hits - below * (p / np.maximum(m, 1.0))  # 0 where nothing is below
+    return _ratio((p + rest * log).sum(-1), alarms[..., -1])
 
 
 def _from_top(counts: Floats) -> Floats:
