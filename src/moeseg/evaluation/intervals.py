@@ -6,6 +6,7 @@ counting and no rows here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -150,15 +151,19 @@ class Blocks:
         return [members[index : index + 1] for index in range(len(members))], "block"
 
 
+@functools.cache
 def resample_counts(
     units: int, *, draws: int = DRAWS, seed: int = RESAMPLING_SEED
 ) -> NDArray[np.int64]:
     """Draw `units` units with replacement, `draws` times; the same arguments, the same resamples.
 
     Returns:
-        (draws, units): how often each unit is in each resample; rows sum to `units`.
+        (draws, units): how often each unit is in each resample; rows sum to `units`. Read only.
     """
-    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=draws)
+    shares = np.full(units, 1 / units)
+    drawn = np.random.default_rng(seed).multinomial(units, shares, size=draws)
+    drawn.setflags(write=False)
+    return drawn
 
 
 def bootstrap(confusions: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
