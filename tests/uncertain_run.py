@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,19 @@ MODELS = {
     "moe-simple": (2, 1),
     "moe-classwise": (2, 3),
 }
+TEMPERATURES = {
+    "baseline": ("one",),
+    **dict.fromkeys(("moe-simple", "moe-classwise"), ("one", "gate")),
+}
 
 
-def rows(published: bool = True) -> list[Row]:
-    """Return rows of seven models, some with a temperature, clean and in fog."""
+def rows(published: bool = True, models: Sequence[str] = tuple(MODELS)) -> list[Row]:
+    """Return rows of models, some with a temperature, clean and in fog."""
     found: list[Row] = []
     clean: dict[Variant, UncertaintyCollector] = {}
-    for number, (name, (members, columns)) in enumerate(MODELS.items()):
-        for kind in ("none", "one", *(["gate"] if columns else [])):
+    wanted = {name: MODELS[name] for name in models}
+    for number, (name, (members, columns)) in enumerate(wanted.items()):
+        for kind in ("none", *TEMPERATURES.get(name, ())):
             base: Row = BASE | {"settings": {} if kind == "none" else {"temperature": kind}}
             place = (name, members, columns > 0)
             thresholds = {("entropy", "pixel"): 0.4, ("entropy", "patch"): 0.3}
@@ -44,7 +50,7 @@ def rows(published: bool = True) -> list[Row]:
             clean[name, kind] = fill(made, whole)
             found += clean[name, kind].rows()
     found += difference_rows(clean)
-    for name, (members, columns) in MODELS.items():
+    for name, (members, columns) in wanted.items():
         base = BASE | {"condition": "fog-3"}
         foggy = collector(name, members, columns > 0, base=base, published=published)
         fill(foggy, predicted(members, columns=columns, sharp=0.5))
@@ -52,9 +58,9 @@ def rows(published: bool = True) -> list[Row]:
     return found
 
 
-def write_uncertainty(folder: Path) -> Path:
+def write_uncertainty(folder: Path, models: Sequence[str] = tuple(MODELS)) -> Path:
     """Write the rows, and maps of `report_run`'s frames, into a run's folder; return the file."""
-    write_rows(folder / "uncertainty.jsonl", rows())
+    write_rows(folder / "uncertainty.jsonl", rows(models=models))
     write_maps(folder / "uncertainty" / "maps" / "clean")
     return folder / "uncertainty.jsonl"
 

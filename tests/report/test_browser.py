@@ -71,7 +71,7 @@ class Visit:
 @pytest.fixture(scope="session")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_run(tmp_path_factory.mktemp("report") / "run")
-    write_uncertainty(run)
+    write_uncertainty(run, ("baseline", "moe-simple"))
     return write_report(run)
 
 
