@@ -99,7 +99,7 @@ def scored_subsets(run: Run) -> tuple[str, ...]:
 def scored_frames(run: Run, subsets: Sequence[str] | None = None) -> tuple[Frame, ...]:
     """Return every frame of some subsets once; None takes those that get a row."""
     subsets = scored_subsets(run) if subsets is None else subsets
-    single = dict.fromkeys(part for subset in subsets for part in subset.split("+"))
+    single = dict.fromkeys(part.strip() for subset in subsets for part in subset.split("+"))
     return tuple(f for name in single for f in run.catalogue.select(name, run.study.eval.split))
 
 

@@ -150,9 +150,7 @@ def measured_subsets(run: Run) -> tuple[str, ...]:
 
 def measured_frames(run: Run) -> tuple[Frame, ...]:
     """Return every frame that uncertainty is measured on, once."""
-    subsets = measured_subsets(run)
-    parts = dict.fromkeys(part.strip() for subset in subsets for part in subset.split("+"))
-    return tuple(f for name in parts for f in run.catalogue.select(name, run.study.eval.split))
+    return scored_frames(run, measured_subsets(run))
 
 
 def _sampled(run: Run, name: str, network: Expert) -> MonteCarloDropout:
