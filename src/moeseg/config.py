@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from moeseg.errors import UsageError, unknown_name
-from moeseg.types import Split
+from moeseg.types import Split, single_subsets
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -585,10 +585,8 @@ class Study(Strict):
     @property
     def joined(self) -> str:
         """The join of all experts' subsets, e.g. ``highway+urban``."""
-        parts = [
-            part for name in self.experts for part in self.subset_of(f"expert-{name}").split("+")
-        ]
-        return "+".join(dict.fromkeys(parts))
+        trained = (self.subset_of(f"expert-{name}") for name in self.experts)
+        return "+".join(single_subsets(*trained))
 
     def networks(self) -> dict[str, ExpertConfig]:
         """Return every network that is trained end to end, by model name, baseline first."""

@@ -27,7 +27,7 @@ from moeseg.data.labels import ReadLabel
 from moeseg.data.open import open_catalogue
 from moeseg.errors import DataError, UsageError
 from moeseg.files import fingerprint, remove, write_text
-from moeseg.types import Frame, Size, Split
+from moeseg.types import Frame, Size, Split, single_subsets
 
 _POLL_SECONDS = 0.5
 State = Literal["done", "stale", "started", "missing"]
@@ -89,7 +89,7 @@ class Run:
     def validation_frames(self, subset: str) -> tuple[Frame, ...]:
         """Return the validation frames of those parts of a join that have some."""
         present = self.catalogue.subsets("val")
-        parts = [part for part in subset.split("+") if part in present]
+        parts = [part for part in single_subsets(subset) if part in present]
         return self.catalogue.select("+".join(parts), "val") if parts else ()
 
     def dataset(self, frames: Sequence[Frame], size: Size | None = None) -> SegmentationDataset:

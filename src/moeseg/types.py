@@ -114,3 +114,9 @@ class Frame:
     def key(self) -> str:
         """``sequence/frame``, unique in a data set."""
         return f"{self.sequence}/{self.frame}"
+
+
+def single_subsets(*subsets: str) -> tuple[str, ...]:
+    """Return the parts of subsets and joins, such as ``highway+urban``, each once, in order."""
+    parts = (part.strip() for subset in subsets for part in subset.split("+"))
+    return tuple(dict.fromkeys(parts))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from moeseg.errors import DataError, UsageError, unknown_name
 from moeseg.metrics import marginals, miou_of_marginals
-from moeseg.types import Frame
+from moeseg.types import Frame, single_subsets
 
 CiUnit = Literal["sequence", "block"]
 
@@ -121,7 +121,7 @@ class Blocks:
         Raises:
             UsageError: a name is not known.
         """
-        parts = {part.strip() for part in subset.split("+")}
+        parts = single_subsets(subset)
         for part in sorted(parts):
             if part not in self.unit_subset:
                 raise UsageError(unknown_name("subset", part, set(self.unit_subset)))

@@ -13,7 +13,7 @@ from typing import Any
 from moeseg.errors import CheckpointError, UsageError
 from moeseg.evaluation.collectors import Measure
 from moeseg.evaluation.predict import model_taxonomy
-from moeseg.evaluation.stages import evaluate, row_base
+from moeseg.evaluation.stages import evaluate, row_base, scored_frames
 from moeseg.files import fingerprint
 from moeseg.models import Expert, Model, load, read_info, referenced_experts, weights_digest
 from moeseg.run import Run
@@ -73,11 +73,7 @@ def open_saved(run: Run, folders: Sequence[Path], subsets: Sequence[str]) -> Sav
         UsageError: two folders of one name, or an unknown subset.
     """
     models, infos = load_saved(run, folders)
-    frames = tuple(
-        frame
-        for part in dict.fromkeys(part for subset in subsets for part in subset.split("+"))
-        for frame in run.catalogue.select(part, run.study.eval.split)
-    )
+    frames = scored_frames(run, subsets)
     size = run.study.eval.size or common_size(folders)
     base = row_base(run, size, saved_print(run, folders, frames, size))
     return Saved(models, infos, frames, tuple(subsets), base)

@@ -28,7 +28,7 @@ from moeseg.metrics import class_ids
 from moeseg.models import Expert, Model, load
 from moeseg.run import Cost, Run, Stage
 from moeseg.training.network_stages import forward_seconds, model_info
-from moeseg.types import Frame, Row, Size
+from moeseg.types import Frame, Row, Size, single_subsets
 
 
 def evaluation_stages(
@@ -92,15 +92,15 @@ def scored_subsets(run: Run) -> tuple[str, ...]:
     if run.study.eval.subsets is not None:
         return run.study.eval.subsets
     present = run.catalogue.subsets(run.study.eval.split)
-    joined = [run.study.joined] if set(run.study.joined.split("+")) <= set(present) else []
+    joined = [run.study.joined] if set(single_subsets(run.study.joined)) <= set(present) else []
     return tuple(dict.fromkeys((*present, *joined)))
 
 
 def scored_frames(run: Run, subsets: Sequence[str] | None = None) -> tuple[Frame, ...]:
     """Return every frame of some subsets once; None takes those that get a row."""
     subsets = scored_subsets(run) if subsets is None else subsets
-    single = dict.fromkeys(part.strip() for subset in subsets for part in subset.split("+"))
-    return tuple(f for name in single for f in run.catalogue.select(name, run.study.eval.split))
+    split = run.study.eval.split
+    return tuple(f for name in single_subsets(*subsets) for f in run.catalogue.select(name, split))
 
 
 def evaluate(

@@ -16,8 +16,8 @@ from torch import Tensor
 from moeseg.errors import DataError
 from moeseg.evaluation.intervals import Blocks
 from moeseg.insight.agreement import agreement_mask, disagreement
-from moeseg.insight.scoring import ScoreCollector, parts_of
-from moeseg.types import Prediction, Row
+from moeseg.insight.scoring import ScoreCollector
+from moeseg.types import Prediction, Row, single_subsets
 
 SCORES = ("disagreement", "max-probability", "entropy", "gate-margin")
 """In the order of the collector's state; all are 0..1, and high is doubtful."""
@@ -120,7 +120,7 @@ class DetectorCollector(ScoreCollector):
         trained: Mapping[str, str],
     ) -> None:
         whole = all(name in trained for name in experts)
-        known = parts_of(trained[name] for name in experts) if whole else set[str]()
+        known = single_subsets(*(trained[name] for name in experts)) if whole else ()
         place = (SCORES, classes, blocks, subsets, base, known)
         # disagreement is one of the values 0, 1/E, ... 1
         super().__init__(model, *place, exact=("disagreement",))

@@ -25,7 +25,7 @@ from moeseg.evaluation.collectors import (
 from moeseg.evaluation.intervals import Blocks, share_interval
 from moeseg.evaluation.rows import validate_row
 from moeseg.metrics import confusion_per_image, marginals, miou_of_marginals, scores
-from moeseg.types import Prediction, Row
+from moeseg.types import Prediction, Row, single_subsets
 
 BINS = 20
 """Bins of the weights' histogram over [0, 1]; the last one is closed."""
@@ -129,9 +129,7 @@ class RoutingCollector(BlockCollector):
         super().__init__(model, classes, blocks, subsets, base)
         self.experts = tuple(experts)
         self.trained = {
-            name: {part.strip() for part in trained[name].split("+")}
-            for name in self.experts
-            if name in trained
+            name: set(single_subsets(trained[name])) for name in self.experts if name in trained
         }
         units, count = len(blocks), len(self.classes)
         self.compared = torch.zeros(units, 2, dtype=torch.int64)  # (U, [frames, right])
@@ -222,7 +220,7 @@ class RoutingCollector(BlockCollector):
             "collapsed": _collapse(
                 concentration, entropy, float((square - mean**2).clamp(min=0).sqrt().max())
             )
-            if len(set(subset.split("+"))) > 1
+            if len(single_subsets(subset)) > 1
             else None,
             "prefers_better": right / compared if compared else None,
             "frames_compared": compared,
@@ -241,7 +239,7 @@ class RoutingCollector(BlockCollector):
 
     def _subset_accuracy(self, subset: str) -> float | None:
         """Return how often the largest mean weight falls on an expert of the frame's own subset."""
-        parts = {part.strip() for part in subset.split("+")}
+        parts = set(single_subsets(subset))
         known = set().union(*self.trained.values())
         if len(parts) < 2 or not parts <= known:
             return None

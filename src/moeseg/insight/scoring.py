@@ -38,7 +38,7 @@ from moeseg.insight.histograms import (
     roc,
 )
 from moeseg.metrics import check_label_ids
-from moeseg.types import IGNORE, Row
+from moeseg.types import IGNORE, Row, single_subsets
 
 Halves = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """Histograms of positives and negatives of units, and how often each unit is in each resample."""
@@ -144,7 +144,7 @@ class ScoreCollector(BlockCollector):
             subset: a name or a join.
             trained: of these alone; None for all.
         """
-        if parts_of([subset]) & self.trained:
+        if self.trained.intersection(single_subsets(subset)):
             return ""
         chosen = self.trained if trained is None else self.trained & set(trained)
         return "+".join(sorted(chosen & set(self.blocks.unit_subset)))
@@ -237,11 +237,6 @@ def detector_row(
     }
     validate_row(row)
     return row
-
-
-def parts_of(subsets: Iterable[str]) -> set[str]:
-    """Return the single subsets of some subsets and joins."""
-    return {part.strip() for subset in subsets for part in subset.split("+")}
 
 
 def bin_of(score: Tensor) -> Tensor:

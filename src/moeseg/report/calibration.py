@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from moeseg.evaluation.cells import by_ground, ordered, temperature_of
+from moeseg.evaluation.cells import ordered, temperature_of
 from moeseg.report.detectors import detector_table
-from moeseg.report.grouping import alike, bracket, number, place
+from moeseg.report.grouping import alike, bracket, number, place_of
 from moeseg.report.parts import Group, Section, Table, table
 from moeseg.report.reliability import (
     CURVES,
@@ -95,14 +95,14 @@ def _calibration_table(rows: Sequence[Row]) -> Table:
     ]
     columns = ("model", "subset", "temperature", "members", "accuracy", "confidence", "ECE", "MCE")
     return table(
-        f"{_place(rows)}: calibration",
+        f"{place_of(rows)}: calibration",
         (*columns, "ECE, equal mass", "ECE by class", "Brier", "NLL"),
         lines,
         names=3,
         note="ECE and MCE: mean and largest distance of confidence and accuracy over 15 bins. "
         "Brier and NLL are of all classes. Lower is better for all but accuracy. Brackets: 95 % "
         "intervals.",
-        file=f"{_place(rows)}-calibration",
+        file=f"{place_of(rows)}-calibration",
     )
 
 
@@ -129,14 +129,14 @@ def _published_table(rows: Sequence[Row]) -> Table:
         for row in rows
     ]
     return table(
-        f"{_place(rows)}: as published",
+        f"{place_of(rows)}: as published",
         ("model", "subset", "confidence", "ECE per image", "ECE", "MCE", "Brier", "NLL"),
         lines,
         names=3,
         note="The readings of the fourth paper: 1 - score taken as the confidence, Brier and NLL "
         "of whether a pixel is right, ECE as a mean over images. No measure of calibration: a "
         "score is no probability.",
-        file=f"{_place(rows)}-as-published",
+        file=f"{place_of(rows)}-as-published",
     )
 
 
@@ -157,16 +157,11 @@ def _conditional_table(rows: Sequence[Row]) -> Table:
     ]
     columns = ("model", "subset", "score", "of", "p(a|c)", "p(u|i)", "PAvPU", "threshold")
     return table(
-        f"{_place(rows)}: conditional correctness",
+        f"{place_of(rows)}: conditional correctness",
         (*columns, "p(a|c) there", "p(u|i) there", "PAvPU there"),
         lines,
         names=4,
         note="Areas over all thresholds, then the values at the threshold that was best on "
         "validation frames. Scores have scales of their own: areas of two scores do not compare.",
-        file=f"{_place(rows)}-conditional",
+        file=f"{place_of(rows)}-conditional",
     )
-
-
-def _place(rows: Sequence[Row]) -> str:
-    (ground,) = by_ground(rows[:1])
-    return place(ground)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from moeseg.evaluation.cells import by_ground, ordered
+from moeseg.evaluation.cells import ordered
 from moeseg.report import figures
 from moeseg.report.colours import DASHES, LINES
 from moeseg.report.grouping import (
     ONE_MODEL,
     alike,
+    bound,
     bracket,
     choice_of,
     file_of,
     lacking,
     number,
-    place,
+    place_of,
 )
 from moeseg.report.parts import Figure, Group, Key, Section, Table, csv_file, table
 from moeseg.types import Row
@@ -119,7 +120,7 @@ def detector_table(rows: Sequence[Row], title: str, who: str, note: str = "") ->
             row["task"],
             row["score"],
             number(row["auroc"]) + bracket(row["ci95"]),
-            "-" if row["error_bound"] is None else f"{row['error_bound']:.0e}",
+            bound(row["error_bound"]),
             number(row["aupr"]) + bracket(row["aupr_ci95"]),
             number(row["positives"]),
             number(row["fpr95"]) + bracket(row["fpr95_ci95"]),
@@ -127,15 +128,14 @@ def detector_table(rows: Sequence[Row], title: str, who: str, note: str = "") ->
         )
         for row in rows
     ]
-    (ground,) = by_ground(rows[:1])
     columns = (who, "subset", "task", "score", "AUROC", "bound", "AUPR", "positives")
     return table(
-        f"{place(ground)}: {title}",
+        f"{place_of(rows)}: {title}",
         (*columns, "FPR at 95 % TPR", "AURC"),
         lines,
         names=4,
         note=f"{note}Bound: how far AUROC may lie from that of unbinned scores. Positives: share "
         "of wrong pixels or unseen frames, which is what AUPR is by chance. AURC: area under risk "
         "over coverage, lower is better. Brackets: 95 % intervals.",
-        file=f"{place(ground)}-{title}",
+        file=f"{place_of(rows)}-{title}",
     )

@@ -19,6 +19,12 @@ def place(ground: Ground) -> str:
     return f"{dataset} {split}, {height} x {width}, {condition}"
 
 
+def place_of(rows: Sequence[Row]) -> str:
+    """Write what rows of one ground share."""
+    (ground,) = by_ground(rows[:1])
+    return place(ground)
+
+
 def alike(rows: Sequence[Row], *keys: str) -> Iterator[list[Row]]:
     """Yield rows that share ground and `keys`, in the order they come."""
     groups: dict[tuple[object, ...], list[Row]] = {}
@@ -30,8 +36,7 @@ def alike(rows: Sequence[Row], *keys: str) -> Iterator[list[Row]]:
 
 def choice_of(row: Row, *keys: str) -> dict[str, str]:
     """Return by which choices a figure of a row is found."""
-    (ground,) = by_ground([row])
-    return {"scored on": place(ground)} | {key: str(row[key]) for key in keys}
+    return {"scored on": place_of([row])} | {key: str(row[key]) for key in keys}
 
 
 def file_of(row: Row, what: str, *keys: str) -> str:
@@ -59,6 +64,11 @@ def ends(interval: Sequence[float] | None) -> tuple[float | None, float | None]:
 def number(value: float | None, digits: int = 3) -> str:
     """Write a number, or a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def bound(value: float | None) -> str:
+    """Write how far a number may be off, or a dash where that is not known."""
+    return "-" if value is None else f"{value:.0e}"
 
 
 def bracket(interval: Sequence[float] | None, digits: int = 3) -> str:

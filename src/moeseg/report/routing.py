@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from moeseg.evaluation.cells import by_ground, ordered
+from moeseg.evaluation.cells import ordered
 from moeseg.report import figures
 from moeseg.report.colours import of_experts
 from moeseg.report.grouping import (
@@ -15,7 +15,7 @@ from moeseg.report.grouping import (
     file_of,
     lacking,
     number,
-    place,
+    place_of,
 )
 from moeseg.report.parts import Figure, Group, Section, Table, csv_file, legend, table
 from moeseg.types import Row
@@ -119,9 +119,8 @@ def _routing_table(rows: Sequence[Row]) -> Table:
         for row in rows
     ]
     columns = ("mixture", "subset", "gate", "entropy", "top expert", "prefers the better")
-    (ground,) = by_ground(rows[:1])
     return table(
-        f"{place(ground)}: gates",
+        f"{place_of(rows)}: gates",
         (*columns, "frames compared", "tells the subset", "lost to the oracle"),
         lines,
         names=3,
@@ -129,7 +128,7 @@ def _routing_table(rows: Sequence[Row]) -> Table:
         "In percent, but for entropy (0: always one expert, 1: all alike). Top expert: share "
         "of decisions whose largest weight falls on the expert that gets it most often. Lost to "
         "the oracle: mIoU points below taking, per frame, the expert that is better there.",
-        file=f"{place(ground)}-routing",
+        file=f"{place_of(rows)}-routing",
     )
 
 

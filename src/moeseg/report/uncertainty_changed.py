@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from moeseg.evaluation.cells import ordered, temperature_of
-from moeseg.report.grouping import bracket, number
+from moeseg.report.grouping import bound, bracket, number
 from moeseg.report.parts import Table, table
 from moeseg.types import Row
 
@@ -63,7 +63,7 @@ def _told_table(rows: Sequence[Row]) -> Table:
             row["subset"],
             row["score"],
             number(row["auroc"]) + bracket(row["ci95"]),
-            "-" if row["error_bound"] is None else f"{row['error_bound']:.0e}",
+            bound(row["error_bound"]),
             number(row["aupr"]) + bracket(row["aupr_ci95"]),
             number(row["fpr95"]) + bracket(row["fpr95_ci95"]),
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from moeseg.evaluation.cells import by_ground, temperature_of
+from moeseg.evaluation.cells import temperature_of
 from moeseg.evaluation.contents import uncertainty_differences
-from moeseg.report.grouping import bracket, place
+from moeseg.evaluation.intervals import MIN_SEQUENCES
+from moeseg.report.grouping import bound, bracket, place_of
 from moeseg.report.parts import Table, from_text, table
 from moeseg.types import Row
 
@@ -16,7 +17,7 @@ def difference_tables(rows: Sequence[Row]) -> Iterator[Table]:
     """Yield the tables of ``uncertainty-difference`` rows of one ground, those with a line."""
     models = uncertainty_differences(rows)
     if models.cells:
-        yield from_text(replace(models, heading=f"{_place(rows)}: {models.heading}"))
+        yield from_text(replace(models, heading=f"{place_of(rows)}: {models.heading}"))
     if scores := [row for row in rows if row["score"] != row["minus_score"]]:
         yield _score_table(scores)
 
@@ -29,24 +30,19 @@ def _score_table(rows: Sequence[Row]) -> Table:
             row["score"],
             row["minus_score"],
             f"{row['difference']:+.4f}" + bracket(row["ci95"], 4) + " better" * row["better"],
-            "-" if row["error_bound"] is None else f"{row['error_bound']:.0e}",
+            bound(row["error_bound"]),
         )
         for row in rows
         if temperature_of(row) == "none"
     ]
     return table(
-        f"{_place(rows)}: the best score minus the others",
+        f"{place_of(rows)}: the best score minus the others",
         ("model", "subset", "score", "minus", "AUROC", "bound"),
         lines,
         names=4,
         note="Without temperature. AUROC of wrong pixels, from the same resamples of both scores. "
         "Which score is best is told by these very pixels, which favours it. Better: the 95 % "
-        "interval lies above 0 by more than the bound of what binning may do, from 8 units or "
-        "more.",
-        file=f"{_place(rows)}-score-differences",
+        "interval lies above 0 by more than the bound of what binning may do, from "
+        f"{MIN_SEQUENCES} units or more.",
+        file=f"{place_of(rows)}-score-differences",
     )
-
-
-def _place(rows: Sequence[Row]) -> str:
-    (ground,) = by_ground(rows[:1])
-    return place(ground)

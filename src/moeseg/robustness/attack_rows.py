@@ -25,7 +25,7 @@ from moeseg.models import Model, referenced_experts
 from moeseg.robustness.checks import Checked, check_all
 from moeseg.robustness.sweep import Unit, parts_of, path_of, read_counts
 from moeseg.robustness.worst import worst_case
-from moeseg.types import Frame, Row
+from moeseg.types import Frame, Row, single_subsets
 
 Names = tuple[str, ...]
 
@@ -193,7 +193,7 @@ _NO_PARTS: dict[str, None] = dict.fromkeys(
 
 
 def _frames_of(subset: str, stand: Stand) -> NDArray[np.bool_]:
-    parts = {part.strip() for part in subset.split("+")}
+    parts = single_subsets(subset)
     return np.array([frame.subset in parts for frame in stand.frames])
 
 

@@ -12,7 +12,7 @@ from moeseg.robustness.attack_rows import Stand, expert_names_of, sweep_rows
 from moeseg.robustness.ranks import joined_ranks
 from moeseg.robustness.sweep import Arena, Unit, origin, run_sweep
 from moeseg.run import Run, rank
-from moeseg.types import Frame, Row
+from moeseg.types import Frame, Row, single_subsets
 
 
 def attacked_rows(
@@ -68,7 +68,7 @@ def attacked_rows(
     stand = Stand(
         frames=saved.frames,
         classes=run.catalogue.taxonomy.classes,
-        subsets=tuple(s for s in saved.subsets if set(s.split("+")) <= known),
+        subsets=tuple(s for s in saved.subsets if known.issuperset(single_subsets(s))),
         bases=model_bases(saved.models, saved.base, saved.infos),
         experts=expert_names_of(saved.models, folders),
         members={name: members_of(model) for name, model in saved.models.items()},

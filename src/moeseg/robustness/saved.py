@@ -24,7 +24,7 @@ from moeseg.robustness.paths import parts_of
 from moeseg.robustness.plan import units_of
 from moeseg.robustness.ranks import joined_ranks
 from moeseg.run import Run, rank
-from moeseg.types import Frame, Row
+from moeseg.types import Frame, Row, single_subsets
 
 ROWS = "results.jsonl"
 
@@ -57,9 +57,7 @@ def attack_saved(
     frames = limit(saved.frames, sweep.frames)
     training: tuple[Frame, ...] = ()
     if any(unit.attack.kind.startswith("universal") for unit in units):
-        wanted = run.study.robustness.universal_subset or "+".join(
-            dict.fromkeys(part for subset in subsets for part in subset.split("+"))
-        )
+        wanted = run.study.robustness.universal_subset or "+".join(single_subsets(*subsets))
         training = run.frames(wanted, "train")
     counts = out / "counts" / _mark(run, saved, frames, training)
     rows = attacked_rows(

@@ -20,9 +20,9 @@ from moeseg.evaluation.intervals import (
 )
 from moeseg.evaluation.rows import validate_row
 from moeseg.insight.histograms import BINS, Floats
-from moeseg.insight.scoring import ScoreCollector, bin_of, detector_row, parts_of, sums
+from moeseg.insight.scoring import ScoreCollector, bin_of, detector_row, sums
 from moeseg.metrics import class_ids
-from moeseg.types import IGNORE, Prediction, Row
+from moeseg.types import IGNORE, Prediction, Row, single_subsets
 from moeseg.uncertainty import calibration, conditional
 from moeseg.uncertainty.formulas import Strip, strips_of
 from moeseg.uncertainty.readings import PROBABILITY, calibration_rows, conditional_rows
@@ -169,7 +169,7 @@ class UncertaintyCollector(ScoreCollector):
 
     def class_moments(self, subset: str) -> Floats:
         """Return the (C, 3, 510) moments of every class's probability on a whole subset."""
-        parts = parts_of([subset])
+        parts = single_subsets(subset)
         places = [place for place, name in enumerate(self._subsets) if name in parts]
         counts, totals = self.class_counts[places].sum(0), self.class_sums[places].sum(0)
         return calibration.joined(counts, totals)

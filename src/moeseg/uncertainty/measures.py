@@ -13,9 +13,8 @@ from torch import Tensor
 from moeseg.data import SegmentationDataset
 from moeseg.evaluation.collectors import Collector, Ground, members_of
 from moeseg.evaluation.runner import Change, run_models
-from moeseg.insight.scoring import parts_of
 from moeseg.models import Mixture, Model, Segmenter
-from moeseg.types import Row
+from moeseg.types import Row, single_subsets
 from moeseg.uncertainty.collectors import Split, UncertaintyCollector, changed_rows
 from moeseg.uncertainty.conditional import Unit, best_threshold
 from moeseg.uncertainty.differences import Variant, difference_rows
@@ -171,8 +170,8 @@ def _called(variant: Variant) -> str:
     return name if kind == "none" else f"{name} with temperature {kind}"
 
 
-def _known(model: Model, ground: Ground) -> set[str]:
+def _known(model: Model, ground: Ground) -> tuple[str, ...]:
     """Return the subsets that a model was trained on; empty if that is not known of every part."""
     names = [ground.experts.get(id(expert), "") for expert in model.experts]
     known = all(name in ground.trained for name in names)
-    return parts_of(ground.trained[name] for name in names) if known else set()
+    return single_subsets(*(ground.trained[name] for name in names)) if known else ()

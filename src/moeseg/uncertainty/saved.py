@@ -9,7 +9,7 @@ from typing import Literal
 from moeseg.errors import UsageError
 from moeseg.evaluation.rows import write_rows
 from moeseg.evaluation.saved import common_size, load_saved, models_in, saved_print
-from moeseg.evaluation.stages import row_base
+from moeseg.evaluation.stages import row_base, scored_frames
 from moeseg.models import Expert, Model, MonteCarloDropout
 from moeseg.run import Run
 from moeseg.types import Frame, Row, Size
@@ -57,11 +57,7 @@ def uncertainty_saved(
             infos[own] = {k: v for k, v in infos[name].items() if k != "subset"}
     choosing = fit_frames(run, strict=temperatures == "fit")
     fitted = _temperatures(run, models, places, temperatures, size, choosing)
-    frames = tuple(
-        frame
-        for part in dict.fromkeys(p.strip() for subset in subsets for p in subset.split("+"))
-        for frame in run.catalogue.select(part, run.study.eval.split)
-    )
+    frames = scored_frames(run, subsets)
     base = row_base(run, size, saved_print(run, folders, frames, size))
     rows = uncertainty_rows(models, run, subsets, base, infos, fitted, frames, choosing)
     if out is not None:

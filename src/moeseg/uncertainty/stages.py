@@ -33,7 +33,7 @@ from moeseg.training.network_stages import (
     model_info,
     planned_network,
 )
-from moeseg.types import Frame
+from moeseg.types import Frame, single_subsets
 from moeseg.uncertainty.maps import kept_frames, write_maps
 from moeseg.uncertainty.measured import check_frames, fit_temperatures, uncertainty_rows
 from moeseg.uncertainty.temperature import load_temperatures, save_temperatures
@@ -128,7 +128,7 @@ def fit_frames(run: Run, *, strict: bool = True) -> tuple[Frame, ...]:
         frames = run.catalogue.select(fit.subset, fit.split)
     else:
         present = run.catalogue.subsets(fit.split)
-        parts = [part for part in run.study.joined.split("+") if part in present]
+        parts = [part for part in single_subsets(run.study.joined) if part in present]
         frames = run.catalogue.select("+".join(parts), fit.split) if parts else ()
     measured = {frame.key for frame in measured_frames(run)}
     both = [frame.key for frame in frames if frame.key in measured]
