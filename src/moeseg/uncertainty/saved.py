@@ -8,7 +8,7 @@ from typing import Literal
 
 from moeseg.errors import UsageError
 from moeseg.evaluation.rows import write_rows
-from moeseg.evaluation.saved import common_size, load_saved, models_in, saved_print
+from moeseg.evaluation.saved import common_size, load_saved, saved_print
 from moeseg.evaluation.stages import row_base, scored_frames
 from moeseg.models import Expert, Model, MonteCarloDropout
 from moeseg.run import Run
@@ -33,7 +33,7 @@ def uncertainty_saved(
 
     Args:
         run: whose data, `eval` and `uncertainty` settings hold.
-        folders: of models or of runs, which stand for all of their models.
+        folders: of the models; each is called by its folder's name.
         subsets: subsets and joins that get rows.
         temperatures: those ``saved`` with the models, or ``fit`` now on the frames of
             `uncertainty.fit` and saved with them, or ``none``.
@@ -46,7 +46,6 @@ def uncertainty_saved(
     """
     study = run.study.uncertainty.model_copy(update={"subsets": tuple(subsets)})
     run = Run(run.study.model_copy(update={"uncertainty": study}), run.folder)
-    folders = models_in(folders)
     models, infos = load_saved(run, folders)
     size = run.study.eval.size or common_size(folders)
     places = dict(zip(models, folders, strict=True))
