@@ -125,6 +125,18 @@ def test_corrupted_frames_are_measured_and_told_from_clean_ones(
     assert (finished.folder / "uncertainty/conditions/fog-5.jsonl").exists()
 
 
+def test_tables_of_clean_frames_stand_beside_the_rows(finished: Run, rows: list[Row]) -> None:
+    text = (finished.folder / "uncertainty.md").read_text()
+    assert "fog-5" not in text
+    trusted = [r for r in rows if r["kind"] == "calibration" and r["reading"] == "multi-class"]
+    for row in trusted:
+        low, high = row["ci95"] or (None, None)
+        told = f"{row['ece']:.4f}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]")
+        head = f"| {row['subset']} | {row['model']} | {temperature(row)} | {row['members']} |"
+        assert sum(line.startswith(head) and told in line for line in text.splitlines()) == 1
+    assert "paired differences" in text
+
+
 def test_a_killed_measurement_goes_on_behind_the_last_condition(
     finished: Run, every: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +206,7 @@ def test_a_second_run_does_nothing_and_a_setting_redoes_what_hangs_on_it(finishe
     )
     book = ledger(Run(changed, finished.folder))
     stale = [name for name, stage in book.stages.items() if book.state(stage) != "done"]
-    assert stale == ["uncertainty", "report"]
+    assert stale == ["uncertainty", "uncertainty-table", "report"]
 
 
 def test_maps_are_the_scores_of_the_kept_frames(finished: Run) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from moeseg.config import CorruptionsConfig
 from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.changes import CORRUPTIONS
-from moeseg.evaluation.rows import METRIC_KEYS, write_rows
+from moeseg.evaluation.contents import clean_rows
+from moeseg.evaluation.rows import METRIC_KEYS, read_rows, write_rows
 from moeseg.evaluation.runner import Change
 from moeseg.evaluation.stages import (
     load_models,
@@ -19,6 +20,8 @@ from moeseg.evaluation.stages import (
     scored_frames,
     scored_subsets,
 )
+from moeseg.evaluation.table import render_markdown
+from moeseg.files import write_text
 from moeseg.insight.stages import insight_stages
 from moeseg.models import (
     TEMPERATURES,
@@ -39,6 +42,7 @@ from moeseg.uncertainty.measured import check_frames, fit_temperatures, uncertai
 from moeseg.uncertainty.temperature import load_temperatures, save_temperatures
 
 ROWS = "uncertainty.jsonl"
+TABLES = "uncertainty.md"
 KINDS_OF_ROWS = ("detector", "calibration", "conditional", "uncertainty-difference")
 MAPS = Path("uncertainty") / "maps"
 CONDITIONS = Path("uncertainty") / "conditions"
@@ -97,6 +101,15 @@ def uncertainty_stages(run: Run, changes_of: ChangesOf) -> list[Stage]:
             scratch=lambda run: [run.folder / CONDITIONS],
             needs=(*made, *before),
             cost=_cost,
+        )
+    )
+    stages.append(
+        Stage(
+            name="uncertainty-table",
+            make=_make_table,
+            inputs=lambda run: None,
+            outputs=lambda run: [run.folder / TABLES],
+            needs=("uncertainty",),
         )
     )
     kept = tuple(stage.name for stage in insight_stages(run))
@@ -206,6 +219,11 @@ def _make_rows(run: Run, changes_of: ChangesOf) -> None:
         run.folder / CONDITIONS,
     )
     write_rows(run.folder / ROWS, rows)
+
+
+def _make_table(run: Run) -> None:
+    rows = read_rows(run.folder / ROWS)
+    write_text(run.folder / TABLES, render_markdown(clean_rows(rows)))
 
 
 def _mapped(run: Run) -> list[str]:
