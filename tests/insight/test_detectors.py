@@ -22,7 +22,7 @@ from moeseg.insight.detectors import (
     gate_margin,
     softmax_scores,
 )
-from moeseg.insight.histograms import BINS
+from moeseg.insight.histograms import BINS, edges
 from moeseg.types import Prediction, Row
 from routed import BASE, CLASSES, EXPERTS, SUBSETS, frames, labels, part, prediction
 
@@ -68,7 +68,7 @@ def scores_of(whole: Prediction) -> dict[str, NDArray[np.float64]]:
 
 
 def bins_of(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.minimum((scores.astype(np.float32) * BINS).astype(np.int64), BINS - 1)
+    return np.minimum(np.searchsorted(edges(), scores, side="right") - 1, BINS - 1)
 
 
 def test_softmax_scores_by_hand() -> None:
@@ -169,10 +169,10 @@ def test_histograms_are_exact_counts() -> None:
             values = of_all[own].numpy()
             for half, kind in enumerate((right, ~right)):
                 # numpy's own histogram closes the last bin too
-                expected, _ = np.histogram(values[known][kind], bins=BINS, range=(0.0, 1.0))
+                expected, _ = np.histogram(values[known][kind], bins=edges())
                 assert np.array_equal(collector.pixels[unit, score, half].numpy(), expected)
             means = values.mean(axis=(1, 2), dtype=np.float64)
-            expected, _ = np.histogram(means, bins=BINS, range=(0.0, 1.0))
+            expected, _ = np.histogram(means, bins=edges())
             assert np.array_equal(collector.frames[unit, score].numpy(), expected)
 
 

@@ -188,7 +188,7 @@ def test_unseen_frames_of_two_models_against_resamples_by_hand() -> None:
     def areas(members: int, columns: int, sharp: float) -> NDArray[np.float64]:
         whole = predicted(members, columns=columns, sharp=sharp)
         mean = uncertainty(whole, "entropy").double().mean((1, 2)).numpy()
-        cell = np.floor(mean * 4096)
+        cell = np.floor(np.sqrt(mean) * 4096)
         ahead = cell[28:, None] > cell[None, :28]
         pairs = ahead + (cell[28:, None] == cell[None, :28]) / 2  # (14, 28)
         of_fog = np.stack([units[28:] == u for u in fog]).astype(float)

@@ -235,7 +235,7 @@ def test_thresholds_are_chosen_for_pixels_and_for_patches(tmp_path: Path) -> Non
         right, wrong = state.sum(0)[place].double().numpy()
         good = [right[:edge].sum() + wrong[edge:].sum() for edge in range(4097)]
         split = found["entropy", unit]  # type: ignore[index]
-        assert split == int(np.argmax(good)) / 4096
+        assert split == (int(np.argmax(good)) / 4096) ** 2
     with_them = measure_variants(
         variants_of(models, {}), ground, frames, thresholds=thresholds_of(clean)
     )

@@ -180,14 +180,15 @@ def test_conditional_rows_against_plain_counting() -> None:
     valid, wrong = (half < 2).numpy(), (half == 1).numpy()
     curve = []
     for point in range(129):
-        certain = (score < point / 128).numpy()
+        certain = (score < (point / 128) ** 2).numpy()
         good = (valid & ~wrong & certain).sum() + (wrong & ~certain).sum()
         curve.append(good / valid.sum())
     assert row["curves"]["pavpu"] == pytest.approx(curve, abs=1e-6)
     assert row["counted"] == valid.sum()
-    assert row["at_threshold"]["pavpu"] == pytest.approx(curve[32], abs=1e-6)
+    assert row["at_threshold"]["pavpu"] == pytest.approx(curve[64], abs=1e-6)
     assert row["threshold"] == 0.25
-    assert row["pavpu"] == pytest.approx(np.mean(curve), abs=0.02)
+    width = np.diff((np.arange(129) / 128) ** 2)
+    assert row["pavpu"] == pytest.approx(width @ (np.add(curve[1:], curve[:-1]) / 2), abs=1e-3)
     assert row["ci95"][0] < row["pavpu"] < row["ci95"][1]
     good = sum(int(patches(s[None], h)[1].sum()) for s, h in zip(score, half, strict=True))
     total = sum(len(patches(s[None], h)[1]) for s, h in zip(score, half, strict=True))
@@ -204,8 +205,8 @@ def test_conditional_rows_against_plain_counting() -> None:
 
 def test_values_at_a_threshold_near_zero_against_plain_counting() -> None:
     whole, label = predicted(2, sharp=40.0), labels(42, seed=9)  # it is often wrong
-    edge = 12 / 4096
-    splits = {("entropy", "pixel"): edge, ("entropy", "patch"): 0.003}  # next to that edge
+    edge = (220 / 4096) ** 2
+    splits = {("entropy", "pixel"): edge, ("entropy", "patch"): 0.00289}  # next to that edge
     rows = fill(collector(thresholds=splits, published=True), whole, label).rows()
     assert whole.ids is not None
     half = (whole.ids != label).int().masked_fill(label == 255, 2)[:14]

@@ -240,8 +240,14 @@ def detector_row(
 
 
 def bin_of(score: Tensor) -> Tensor:
-    """Return the bin 0..N-1 (int32) of scores in 0..1; the last one holds 1 itself."""
-    return (score * BINS).to(torch.int32).clamp_(0, BINS - 1)
+    """Return the bin 0..N-1 (int32) of scores in 0..1; the last one holds 1 itself.
+
+    Roots are rounded otherwise from device to device; edges are exact, so they have the last word.
+    """
+    found = (score.sqrt() * BINS).floor_()
+    found -= (score < (found / BINS) ** 2).to(found.dtype)
+    found += (score >= ((found + 1) / BINS) ** 2).to(found.dtype)
+    return found.to(torch.int32).clamp_(0, BINS - 1)
 
 
 def sums(state: Tensor, groups: Sequence[NDArray[np.int64]]) -> NDArray[Any]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from moeseg.evaluation.cells import temperature_of
 from moeseg.evaluation.changes import read_condition
+from moeseg.insight.histograms import edges
 from moeseg.report import figures
 from moeseg.report.colours import DASHES, LINES
 from moeseg.report.grouping import alike, choice_of, file_of
@@ -142,7 +143,7 @@ def conditional_figures(rows: Sequence[Row]) -> Iterator[Figure]:
 
             def curve(row: Row, name: str = name) -> tuple[list[float], list[float | None]]:
                 ys = row["curves"][name][::_STEP]
-                return [i / max(len(ys) - 1, 1) for i in range(len(ys))], ys
+                return edges(max(len(ys) - 1, 1)).tolist(), ys
 
             yield _figure(
                 part[0],

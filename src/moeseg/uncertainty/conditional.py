@@ -1,8 +1,8 @@
 """Conditional correctness: are the certain pixels right, and the wrong ones uncertain?
 
-After Mukhoti and Gal (2018, section 3.3). Pure functions on two histograms of a score, of right and
-of wrong pixels or patches: at each edge t of a bin, what scores below t is certain. One histogram
-gives the curves over the whole range of t, exact at every edge.
+After Mukhoti and Gal (2018, section 3.3). Pure functions on two histograms of a score, of right
+and of wrong pixels or patches, in the bins of `insight.histograms`: at each edge t of a bin, what
+scores below t is certain. One histogram gives the curves over the whole range of t.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
 
-Floats = NDArray[np.float64]
+from moeseg.insight.histograms import Floats, edges
+
 Reading = Literal["correct", "published", "published-swapped"]
 Unit = Literal["pixel", "patch"]
 
@@ -31,14 +32,35 @@ class Conditional:
     """The curves over the N + 1 edges of N bins, all (N + 1,) in 0..1; NaN where undefined.
 
     Attributes:
+        thresholds: t, ascending.
         accurate_certain: p(accurate | certain).
         uncertain_inaccurate: p(uncertain | inaccurate).
         pavpu: accurate and certain, or inaccurate and uncertain, as a share of all.
     """
 
+    thresholds: Floats
     accurate_certain: Floats
     uncertain_inaccurate: Floats
     pavpu: Floats
+
+    def area(self, curve: Floats) -> float:
+        """Return the area under a curve over t in 0..1 by trapezia; NaN if nothing is defined.
+
+        Before its first defined point a curve is taken to have that point's value.
+        """
+        defined = np.flatnonzero(~np.isnan(curve))
+        if not len(defined):
+            return float("nan")
+        whole = np.where(np.isnan(curve), curve[defined[0]], curve)
+        return float(np.diff(self.thresholds) @ (whole[1:] + whole[:-1]) / 2)
+
+    def at(self, curve: Floats, threshold: float) -> float:
+        """Return a curve's value at a threshold, an edge of a bin."""
+        return float(curve[np.abs(self.thresholds - threshold).argmin()])
+
+    def thinned(self, curve: Floats) -> Floats:
+        """Return the curve at `POINTS` + 1 of its thresholds, evenly among the edges."""
+        return curve[:: (len(curve) - 1) // POINTS]
 
 
 def conditional(right: ArrayLike, wrong: ArrayLike, reading: Reading = "correct") -> Conditional:
@@ -56,35 +78,25 @@ def conditional(right: ArrayLike, wrong: ArrayLike, reading: Reading = "correct"
             the confidence, so that the most uncertain pixels are called certain.
     """
     r, w = np.asarray(right, np.float64), np.asarray(wrong, np.float64)
+    thresholds = edges(len(r))
     if reading == "published-swapped":
-        r, w = r[::-1], w[::-1]
+        r, w, thresholds = r[::-1], w[::-1], 1 - thresholds[::-1]
     ac, ic = _below(r), _below(w)
     inaccurate = w.sum()
     iu = inaccurate - ic
     whole = r.sum() + inaccurate if reading == "correct" else ac + ic + inaccurate
     return Conditional(
+        thresholds,
         _ratio(ac, ac + ic),
         _ratio(iu, np.full_like(iu, inaccurate)),
         _ratio(ac + iu, whole + np.zeros_like(ac)),
     )
 
 
-def area(curve: Floats) -> float:
-    """Return the area under a curve over t in 0..1 by trapezia; NaN where nothing is defined.
-
-    Before its first defined point a curve is taken to have that point's value.
-    """
-    defined = np.flatnonzero(~np.isnan(curve))
-    if not len(defined):
-        return float("nan")
-    whole = np.where(np.isnan(curve), curve[defined[0]], curve)
-    return float((whole[1:] + whole[:-1]).mean() / 2)
-
-
 def pavpu_shares(right: Floats, wrong: Floats) -> tuple[Floats, Floats]:
     """Return sums (G,) of which the area under PAvPU is the ratio, of G units by themselves.
 
-    A right pixel adds the share of thresholds above its bin, a wrong one that of those below.
+    A right pixel adds the range of thresholds above its bin's middle, a wrong one that below it.
 
     Args:
         right: (G, N) counts.
@@ -93,29 +105,17 @@ def pavpu_shares(right: Floats, wrong: Floats) -> tuple[Floats, Floats]:
     Returns:
         What PAvPU counts, and all that is counted.
     """
-    bins = right.shape[-1]
-    above = (bins - np.arange(bins) - 0.5) / bins
-    return right @ above + wrong @ (1 - above), right.sum(-1) + wrong.sum(-1)
+    parted = edges(right.shape[-1])
+    below = (parted[1:] + parted[:-1]) / 2
+    return right @ (1 - below) + wrong @ below, right.sum(-1) + wrong.sum(-1)
 
 
 def best_threshold(right: ArrayLike, wrong: ArrayLike) -> float | None:
     """Return the threshold of the greatest PAvPU, the lowest of several; None without a pixel."""
-    curve = conditional(right, wrong).pavpu
-    return None if np.isnan(curve).all() else float(np.nanargmax(curve)) / (len(curve) - 1)
-
-
-def at(curve: Floats, threshold: float, reading: Reading = "correct") -> float:
-    """Return a curve's value where a score is split at a threshold in 0..1, an edge of a bin.
-
-    ``published-swapped`` splits 1 - score, hence at 1 - threshold.
-    """
-    edge = 1 - threshold if reading == "published-swapped" else threshold
-    return float(curve[round(edge * (len(curve) - 1))])
-
-
-def thinned(curve: Floats) -> Floats:
-    """Return the curve at `POINTS` + 1 even thresholds, each an edge of a bin."""
-    return curve[:: (len(curve) - 1) // POINTS]
+    found = conditional(right, wrong)
+    if np.isnan(found.pavpu).all():
+        return None
+    return float(found.thresholds[np.nanargmax(found.pavpu)])
 
 
 def patches(maps: Tensor, half: Tensor, side: int = PATCH) -> tuple[Tensor, Tensor]:

@@ -116,7 +116,7 @@ def conditional_rows(collector: UncertaintyCollector, subset: str) -> Iterator[R
     """Yield the ``conditional`` rows of a subset: each score, of pixels and of patches.
 
     Areas and the values at the threshold are of curves at 4,097 thresholds; of these `curves` holds
-    129, evenly spaced, as they are drawn only.
+    129, at (k / 128)^2 (where swapped, 1 minus these, ascending), as they are drawn only.
     """
     groups, _ = collector.blocks.units_for(subset)
     for score, name in enumerate(collector.scores):
@@ -148,7 +148,10 @@ def _conditional_row(
     }
 
     def single(values: Floats) -> float | None:
-        return None if threshold is None else _finite(conditional.at(values, threshold, reading))
+        if threshold is None:
+            return None
+        swapped = reading == "published-swapped"  # there 1 - score is split
+        return _finite(found.at(values, 1 - threshold if swapped else threshold))
 
     span = share_interval(*conditional.pavpu_shares(*halves))
     return collector.head("conditional", subset) | {
@@ -157,11 +160,11 @@ def _conditional_row(
         "reading": reading,
         "members": collector.members,
         "counted": int(halves.sum()),
-        **{name: _finite(conditional.area(values)) for name, values in curves.items()},
+        **{name: _finite(found.area(values)) for name, values in curves.items()},
         "threshold": threshold,
         "at_threshold": {name: single(values) for name, values in curves.items()},
         "curves": {
-            name: curve(conditional.thinned(values).clip(0, 1)) for name, values in curves.items()
+            name: curve(found.thinned(values).clip(0, 1)) for name, values in curves.items()
         },
         "ci95": span if reading == "correct" else None,
         "ci_unit": drawn,
