@@ -70,6 +70,7 @@ def collector(
     """Return an empty collector of the frames of `routed`."""
     blocks = Blocks.of(frames())
     place = (model, members, gated, CLASSES, blocks, SUBSETS, base, known)
+    more = {"twin": "moe-simple" if model == "moe-classwise" else ""} | more
     return UncertaintyCollector(*place, **more)  # type: ignore[arg-type]
 
 

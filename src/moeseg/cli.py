@@ -18,6 +18,8 @@ import moeseg
 from moeseg.errors import MoesegError, UsageError, message_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from moeseg.models import Rule
     from moeseg.models.backbones import OutputStride
     from moeseg.run import Run
@@ -43,6 +45,10 @@ Out = Annotated[Path | None, typer.Option(help="Folder of the run, instead of th
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="a.b=value", help="Replace a setting; may be given often."),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option("--split", help="train, val or test; the study's `eval.split` by default."),
 ]
 
 
@@ -139,7 +145,7 @@ def evaluate(
     model: Annotated[list[Path], typer.Argument(help="Folders of saved models.")],
     data: Annotated[Path, typer.Option(help="Study file whose `data` and `eval` settings hold.")],
     subset: Annotated[list[str], typer.Option(help="Subset or join, e.g. highway+urban.")],
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: SplitOption = None,
     out: Annotated[Path | None, typer.Option(help="File for the rows (JSON lines).")] = None,
     set_: Set = None,
 ) -> None:
@@ -148,7 +154,7 @@ def evaluate(
     from moeseg.evaluation.saved import evaluate_saved
     from moeseg.evaluation.table import render_terminal
 
-    run = _open(data, None, [*(set_ or []), f"eval.split={split}"])
+    run = _open(data, None, [*(set_ or []), *_split(split)])
     rows = evaluate_saved(run, model, subset)
     if out is not None:
         write_rows(out, rows)
@@ -214,7 +220,7 @@ def insight(
     subset: Annotated[
         list[str] | None, typer.Option(help="Subset or join of the study, e.g. highway+urban.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Of the study: train, val or test.")] = "test",
+    split: SplitOption = None,
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(
@@ -254,7 +260,7 @@ def insight(
                 "--unlabelled with a folder of photos"
             )
         sized = [] if size is None else [f"eval.size=[{size[0]},{size[1]}]"]
-        run = _open(data, None, [*(set_ or []), f"eval.split={split}", *sized])
+        run = _open(data, None, [*(set_ or []), *_split(split), *sized])
         _show(render_terminal(insight_saved(model, run, subset, out, top=top, scheme=scheme)))
         _tell(f"rows: {out / 'results.jsonl'}")
     for what, name in (("frames", "frames.csv"), ("overlays", "overlays")):
@@ -350,7 +356,7 @@ def uncertainty(
     models: Models,
     data: DataFile = None,
     subset: Scored = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: SplitOption = None,
     temperatures: Annotated[
         str, typer.Option(help="saved (with the models), fit (and save them now) or none.")
     ] = "saved",
@@ -358,6 +364,10 @@ def uncertainty(
         int | None,
         typer.Option(min=2, metavar="SAMPLES", help="Also sample single networks so many times."),
     ] = None,
+    corrupted: Annotated[
+        bool,
+        typer.Option("--corrupted", help="Also corrupted frames, by `uncertainty.corruptions`."),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="File for the rows (JSON lines).")] = None,
     set_: Set = None,
 ) -> None:
@@ -368,19 +378,22 @@ def uncertainty(
     """
     from moeseg.errors import unknown_name
     from moeseg.evaluation.table import render_terminal
+    from moeseg.robustness.corrupted import changes_of
     from moeseg.uncertainty.saved import Temperatures, uncertainty_saved
+    from moeseg.uncertainty.stages import measured_subsets
 
     choices = ("saved", "fit", "none")
     if temperatures not in choices:
         raise UsageError(f"--temperatures: {unknown_name('value', temperatures, choices)}")
-    given = [*(set_ or []), f"eval.split={split}"]
-    run, folders, subsets = _open_models(models, data, subset, given)
+    given = [*(set_ or []), *_split(split)]
+    run, folders, subsets = _open_models(models, data, subset, given, measured_subsets)
     rows = uncertainty_saved(
         run,
         folders,
         subsets,
         temperatures=cast("Temperatures", temperatures),
         samples=mc_dropout,
+        changes_of=changes_of if corrupted else None,
         out=out,
     )
     _show(render_terminal(rows))
@@ -524,12 +537,21 @@ def _open(file: Path, out: Path | None, overrides: list[str] | None) -> Run:
     return Run(load_study(file, overrides or ()), out)
 
 
+def _split(split: str | None) -> list[str]:
+    return [] if split is None else [f"eval.split={split}"]
+
+
 def _open_models(
-    models: list[Path], data: Path | None, subset: list[str] | None, overrides: list[str] | None
+    models: list[Path],
+    data: Path | None,
+    subset: list[str] | None,
+    overrides: list[str] | None,
+    own: Callable[[Run], Sequence[str]] | None = None,
 ) -> tuple[Run, list[Path], list[str]]:
     """Return the run whose data hold, the models' folders and the subsets to score.
 
-    The folder of a run stands for all of its models, its study and its subsets.
+    The folder of a run stands for all of its models, its study and its `own` subsets, by default
+    those that it scores.
     """
     from moeseg.evaluation.saved import models_in
     from moeseg.evaluation.stages import scored_subsets
@@ -546,7 +568,7 @@ def _open_models(
             "--subset: expected a subset or join of the study's data, got none; name one, e.g. "
             "--subset highway+urban"
         )
-    return run, models_in(models), list(subset or scored_subsets(run))
+    return run, models_in(models), list(subset or (own or scored_subsets)(run))
 
 
 def _tell_conditions(out: Path, rows: list[Row]) -> None:

@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 
 from moeseg.errors import DataError
+from moeseg.evaluation.cells import temperature_of
+from moeseg.evaluation.contents import TextTable, tables
 from moeseg.evaluation.rows import validate_row
 from moeseg.evaluation.table import (
     render_class_csv,
@@ -18,6 +20,7 @@ from moeseg.evaluation.table import (
     render_terminal,
 )
 from moeseg.types import Row
+from uncertain_run import rows as uncertain_rows
 
 
 def _base(kind: str, model: str, subset: str, **changes: object) -> Row:
@@ -266,3 +269,58 @@ def test_nothing_to_show_is_empty() -> None:
 def test_null_scores_print_a_dash() -> None:
     text = render_markdown([_scored("m", "x", None, None)])
     assert "| m | - |" in text
+
+
+# -- uncertainty -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def doubt() -> list[Row]:
+    return uncertain_rows(False, ("baseline", "moe-simple"))
+
+
+def test_uncertainty_of_several_seeds_gives_mean_and_range(doubt: list[Row]) -> None:
+    found = doubt
+    trusted = next(
+        row
+        for row in found
+        if (row["kind"], row["model"], row["subset"]) == ("calibration", "moe-simple", "urban")
+    )
+    alone = {table.heading: table for table in tables(found)}
+    value, (low, high) = trusted["ece"], trusted["ci95"]
+    told = [f"{value:.4f} [{low:.4f}, {high:.4f}]"]
+    assert [c for c in line(alone["toy test, 6 x 8, clean: calibration"]) if "[" in c][:1] == told
+    again = []
+    for row in found:
+        moved = {"ece": row["ece"] + 0.01} if row["kind"] == "calibration" else {}
+        worse = {"better": False} if row["kind"] == "uncertainty-difference" else {}
+        again.append(row | {"seed": row["seed"] + 1} | moved | worse)
+    both = {table.heading: table for table in tables([*found, *again])}
+    for heading in alone:
+        assert len(both[heading].cells) == len(alone[heading].cells)
+    spread = f"{value + 0.005:.4f} ({value:.4f} to {value + 0.01:.4f}, 2 seeds)"
+    assert spread in line(both["toy test, 6 x 8, clean: calibration"])
+    paired = "toy test, 6 x 8, clean: paired differences"
+    assert any(" better" in cell for cells in alone[paired].cells for cell in cells)
+    assert not any(" better" in cell for cells in both[paired].cells for cell in cells)
+
+
+def line(table: TextTable) -> tuple[str, ...]:
+    """Return the cells of moe-simple on urban, without temperature."""
+    return next(c for c in table.cells if c[:3] == ("urban", "moe-simple", "none"))
+
+
+def test_what_binning_may_do_to_an_auroc_is_told(doubt: list[Row]) -> None:
+    found = [row for row in doubt if row["model"] == "moe-simple"]
+    (shown,) = (table for table in tables(found) if table.heading.endswith("clean: detection"))
+    for row in found:
+        if (row["kind"], row["condition"], row.get("task")) == (
+            "detector",
+            "clean",
+            "wrong-pixels",
+        ):
+            column = shown.columns.index(row["score"])
+            at = ("wrong-pixels", row["subset"], "moe-simple", temperature_of(row))
+            (cell,) = (cells[column] for cells in shown.cells if cells[:4] == at)
+            assert ("\N{PLUS-MINUS SIGN}" in cell) == (row["error_bound"] >= 5e-4)
+            assert cell.startswith(f"{row['auroc']:.4f} [")

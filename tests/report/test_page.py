@@ -10,14 +10,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from moeseg import cli
 from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.rows import read_rows, write_rows
 from moeseg.report import render, write_report
 from moeseg.report.layers import Explorer, read_layers
+from moeseg.report.reading import read_run
 from moeseg.types import Row
 from report_run import CLASSES, MIXTURES, MODELS, SUBSETS, rows, write_layers, write_run
+from uncertain_run import rows as uncertain_rows
 
 NULLABLE = (
     *("miou", "difference", "ci95", "right", "right_ci95", "auroc", "aupr", "fpr95", "aurc"),
@@ -350,6 +353,26 @@ def test_clean_layers_come_first(tmp_path: Path) -> None:
     write_layers(run)
     found = read_layers(run / "insight" / "layers")
     assert [one["condition"] for one in found.sets] == ["clean", "aaa-fog"]
+
+
+def test_what_a_study_no_longer_asks_for_is_not_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    write_layers(run, "pgd-1@8-255")
+    write_rows(run / "uncertainty.jsonl", uncertain_rows(False, ("expert-day",)))
+    outside = read_run(run)
+    assert len(outside.uncertainty) > 0
+    assert [one["condition"] for one in outside.explorer.sets] == ["clean"]
+    settings = yaml.safe_load((run / "study.yaml").read_text())
+    asked = {"uncertainty": {"measure": True}, "robustness": {"show": ["pgd-1@8/255"]}}
+    (run / "study.yaml").write_text(yaml.safe_dump(settings | asked))
+    (run / "stages").mkdir()
+    for finished in (True, False):
+        for stage in ("uncertainty", "attack-pictures"):
+            (run / "stages" / f"{stage}.json").write_text(json.dumps({"finished": finished}))
+        found = read_run(run)
+        assert (len(found.uncertainty) > 0) == finished
+        conditions = [one["condition"] for one in found.explorer.sets]
+        assert conditions == ["clean", *(["pgd-1@8-255"] * finished)]
 
 
 # -- the command -----------------------------------------------------------------------------------

@@ -279,7 +279,7 @@ def test_the_table_of_the_terminal_holds_the_differences() -> None:
             if (r["measure"], r["score"]) == measure and r["minus"] == "baseline"
         ]
         low, high = row["ci95"]
-        told = f"{row['difference']:+.4f} [{low:.4f}, {high:.4f}]" + " better" * row["better"]
+        told = f"{row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]" + " better" * row["better"]
         assert line[head] == told
     assert line["AUROC, mutual information"] == "-"  # a single network has none
 

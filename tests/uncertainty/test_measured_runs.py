@@ -165,6 +165,21 @@ def test_a_measure_gives_each_model_its_collector(tmp_path: Path) -> None:
         assert {row["kind"] for row in one.rows()} == {"detector", "calibration", "conditional"}
 
 
+def test_a_class_wise_mixture_stands_against_the_simple_one_that_is_else_alike(
+    tmp_path: Path,
+) -> None:
+    models, frames = some_models(), some_frames(tmp_path)
+    experts = models["moe-simple"].experts
+    models |= {
+        "moe-b": build_mixture(experts, "simple", True, size=SIZE),
+        "moe-pooled": build_mixture(experts, "classwise", True, pool=(2, 3), size=SIZE),
+    }
+    ground = ground_of(models, frames)
+    made = {name: uncertainty_measure(name, model, ground)[0] for name, model in models.items()}
+    twins = {name: one.twin for name, one in made.items()}  # type: ignore[attr-defined]
+    assert twins == dict.fromkeys(models, "") | {"moe-classwise-conv": "moe-b"}
+
+
 def test_variants_and_changed_frames(tmp_path: Path) -> None:
     models, frames = some_models(), some_frames(tmp_path)
     warm = Temperature("one", (2.0,), 0.0, 0.0, 1, 1)

@@ -16,6 +16,7 @@ from command import Command
 from moeseg.config import load_study, parse_study
 from moeseg.errors import CheckpointError, UsageError
 from moeseg.evaluation.rows import read_rows, validate_row
+from moeseg.evaluation.saved import load_saved
 from moeseg.models import TEMPERATURES, Ensemble, MonteCarloDropout, load
 from moeseg.run import Run
 from moeseg.study import ledger, plan, run_study
@@ -279,10 +280,53 @@ def test_command_on_a_run_and_on_single_models(
     single = read_rows(out)
     assert {row["model"] for row in single} == {"baseline", "baseline mc-dropout-3"}
     assert {temperature(row) for row in single} == {"none"}
-    # frames that are measured on choose no threshold
-    code, _, _ = moeseg(*words, "--split", "val", "--out", out)
+    # frames that are measured on choose no threshold, and fitted no temperature
+    code, _, err = moeseg(*words, "--split", "val")
+    assert (code, "expected temperatures fitted on other frames" in err) == (2, True)
+    code, _, _ = moeseg(*words, "--split", "val", "--temperatures", "none", "--out", out)
     assert code == 0
     assert {r["threshold"] for r in read_rows(out) if r["kind"] == "conditional"} == {None}
+
+
+def test_the_command_takes_split_and_subsets_of_the_study(
+    moeseg: Command, finished: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    own = ("--set", "uncertainty.subsets=[dusk]", "--set", "eval.split=val")
+    words = ("--temperatures", "none", "--out", out)
+    code, _, _ = moeseg("uncertainty", finished.folder, *own, *words)
+    assert code == 0
+    assert {(row["subset"], row["split"]) for row in read_rows(out)} == {("dusk", "val")}
+
+
+def test_a_saved_mixture_alone_knows_what_its_experts_were_trained_on(finished: Run) -> None:
+    settings = finished.study.model_copy(update={"uncertainty": type(finished.study.uncertainty)()})
+    folders = [finished.model("moe-simple")]
+    every = uncertainty_saved(Run(settings, finished.folder), folders, ["day", "dusk"])
+    assert not [row for row in every if row.get("task") == "unseen-frames"]  # both are trained on
+    folders = [finished.model("expert-day")]
+    every = uncertainty_saved(Run(settings, finished.folder), folders, ["day", "dusk"])
+    alone = [row["subset"] for row in every if row.get("task") == "unseen-frames"]
+    assert set(alone) == {"dusk"}
+    infos = load_saved(finished, [finished.model("moe-simple"), finished.model("mc-dropout")])[1]
+    assert infos["moe-simple"]["subset"] == "day+dusk"
+    assert infos["mc-dropout"]["subset"] == "day+dusk"
+
+
+def test_corrupted_frames_of_a_saved_model(moeseg: Command, finished: Run, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    study = finished.folder / "study.yaml"
+    own = ("uncertainty", finished.model("baseline"), "--data", study, "--subset", "day")
+    words = (*own, "--temperatures", "none", "--corrupted", "--out", out)
+    code, _, _ = moeseg(*words)
+    assert code == 0
+    rows = read_rows(out)
+    assert {row["condition"] for row in rows} == {"clean", "fog-5"}
+    assert [row for row in rows if row.get("task") == "changed-frames"]
+    code, _, err = moeseg(*words, "--subset", "dusk", "--set", "uncertainty.corruptions.frames=1")
+    assert code == 2
+    assert "uncertainty.corruptions.frames: expected frames of every subset, got 1 of" in err
+    assert "none of them of dusk" in err
 
 
 def test_a_sampled_model_may_lie_in_a_folder_with_a_space(finished: Run, tmp_path: Path) -> None:
@@ -307,6 +351,15 @@ def test_temperatures_are_fitted_and_saved_by_the_command(
     known = load_temperatures(finished.model("moe-simple"))
     for kind, one in known.items():
         assert again[kind].values == pytest.approx(one.values, rel=1e-4)
+
+
+def test_temperatures_of_a_command_are_not_the_runs(finished: Run, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    run = Run(finished.study, folder)
+    book = ledger(run)
+    assert book.state(book.stages["temperatures"]) == "done"
+    uncertainty_saved(run, [run.model("baseline")], ["day"], temperatures="fit")
+    assert book.state(book.stages["temperatures"]) == "missing"
 
 
 def test_mistakes_are_told(moeseg: Command, finished: Run, tmp_path: Path) -> None:

@@ -118,20 +118,39 @@ def mean_of(rows: Sequence[Row], key: str) -> float | None:
     return None if not values or None in values else fmean(values)
 
 
-def with_spread(rows: Sequence[Row], key: str, *, sign: str = "", bracket: bool = True) -> str:
-    """Write a share in percent with its interval, or the mean and range of several seeds."""
+def with_spread(
+    rows: Sequence[Row],
+    key: str,
+    *,
+    sign: str = "",
+    bracket: bool = True,
+    ci95: str = "ci95",
+    scale: float = 100,
+    digits: int = 2,
+) -> str:
+    """Write a reading with its interval, or the mean and range of several seeds.
+
+    Args:
+        rows: of a cell, one a seed.
+        key: of the reading.
+        sign: ``+`` writes it of positive numbers, too.
+        bracket: whether the interval stands behind it.
+        ci95: key of the interval.
+        scale: 100 writes percent, 1 the value.
+        digits: behind the point.
+    """
     mean = mean_of(rows, key)
     if mean is None:
         return NONE
-    form = sign + ".2f"
-    text = f"{100 * mean:{form}}"
+
+    def text(value: float) -> str:
+        return f"{scale * value:{sign}.{digits}f}"
+
     if len(rows) > 1:
-        values = [100 * row[key] for row in rows]
-        return f"{text} ({min(values):{form}} to {max(values):{form}}, {len(rows)} seeds)"
-    if bracket and rows[0]["ci95"] is not None:
-        low, high = rows[0]["ci95"]
-        return f"{text} [{100 * low:{form}}, {100 * high:{form}}]"
-    return text
+        values = [row[key] for row in rows]
+        return f"{text(mean)} ({text(min(values))} to {text(max(values))}, {len(rows)} seeds)"
+    span = rows[0][ci95] if bracket else None
+    return text(mean) if span is None else f"{text(mean)} [{text(span[0])}, {text(span[1])}]"
 
 
 def units_of(rows: Sequence[Row]) -> str:

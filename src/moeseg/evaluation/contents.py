@@ -38,6 +38,7 @@ Verdict = Literal["wins", "loses", "undecided"]
 CLEAN = "clean"
 """Condition of images that nothing was done to."""
 
+_TOLD = 5e-4  # what binning may do to an AUROC is told from here on
 _READINGS = ("miou_union", "pixel_accuracy", "class_accuracy", "fw_iou")
 
 _DOUBT: dict[tuple[str, str | None], str] = {
@@ -219,21 +220,27 @@ def uncertainty_differences(rows: Iterable[Row]) -> TextTable:
 
     Of those with temperatures, those with none or a single one.
     """
+    rows = list(rows)
+    names = named(rows)
+
+    def pair(row: Row) -> tuple[str, str, str, str]:
+        theirs = str(row["minus_settings"].get("temperature", "none"))
+        return names(row), temperature_of(row), row["minus"], theirs
+
+    shown = [r for r in rows if r["score"] == r["minus_score"]]
+    shown = [r for r in shown if {pair(r)[1], pair(r)[3]} <= {"none", "one"}]
+    found = gather(shown, lambda row: (*pair(row), row["measure"], row["score"]))
     cells: dict[tuple[str, ...], dict[tuple[str, str | None], str]] = {}
-    for row in rows:
-        kinds = (temperature_of(row), str(row["minus_settings"].get("temperature", "none")))
-        if row["score"] == row["minus_score"] and set(kinds) <= {"none", "one"}:
-            at = (row["subset"], row["model"], kinds[0], row["minus"], kinds[1])
-            told = NONE if row["difference"] is None else f"{row['difference']:+.4f}"
-            span = "" if row["ci95"] is None else " [{:.4f}, {:.4f}]".format(*row["ci95"])
-            better = " better" if row["better"] else ""
-            cells.setdefault(at, {})[row["measure"], row["score"]] = told + span + better
+    for ((*models, measure, score), subset), seeds in found.items():
+        told = with_spread(seeds, "difference", sign="+", scale=1, digits=4)
+        better = " better" if all(row["better"] for row in seeds) else ""
+        cells.setdefault((subset, *map(str, models)), {})[str(measure), score] = told + better
     lines = [(*at, *(of.get(measure, NONE) for measure in _DOUBT)) for at, of in cells.items()]
     note = (
         "From the same resamples of both models, which have as many members, or the other one. Of "
         "ECE, Brier and NLL less is better, of AUROC more. Better: the 95 % interval excludes 0, "
-        f"for AUROC by more than binning may do, from {MIN_SEQUENCES} units or more. Unseen frames "
-        "are told from those that both models were trained on."
+        f"for AUROC by more than binning may do, from {MIN_SEQUENCES} units or more, in every "
+        "seed. Unseen frames are told from those that both models were trained on."
     )
     heads = ("subset", "model", "temperature", "minus", "its temperature", *_DOUBT.values())
     return TextTable("paired differences", heads, tuple(lines), frozenset(), note, names=5)
@@ -252,28 +259,24 @@ def difference_text(rows: Sequence[Row]) -> str:
 
 def _calibration(rows: Sequence[Row]) -> TextTable:
     names = named(rows)
+    trusted = [row for row in rows if row["reading"] == "multi-class"]
+    cells = gather(trusted, lambda row: (names(row), temperature_of(row)))
+    spans = {"ece": "ci95", "brier": "brier_ci95", "nll": "nll_ci95"}
 
-    def text(row: Row, key: str, ci95: str = "") -> str:
-        span = row.get(ci95)
-        told = "" if span is None else f" [{span[0]:.4f}, {span[1]:.4f}]"
-        return NONE if row[key] is None else f"{row[key]:.4f}{told}"
+    def text(seeds: Sequence[Row], key: str) -> str:
+        span = spans.get(key)
+        return with_spread(seeds, key, bracket=span is not None, ci95=span or "", scale=1, digits=4)
 
+    readings = ("accuracy", "confidence", "ece", "mce", "classwise_ece", "brier", "nll")
     lines = [
         (
-            row["subset"],
-            names(row),
-            temperature_of(row),
-            f"{row['members']}",
-            text(row, "accuracy"),
-            text(row, "confidence"),
-            text(row, "ece", "ci95"),
-            text(row, "mce"),
-            text(row, "classwise_ece"),
-            text(row, "brier", "brier_ci95"),
-            text(row, "nll", "nll_ci95"),
+            subset,
+            name,
+            kind,
+            f"{seeds[0]['members']}",
+            *(text(seeds, key) for key in readings),
         )
-        for row in rows
-        if row["reading"] == "multi-class"
+        for ((name, kind), subset), seeds in cells.items()
     ]
     columns = (
         *("subset", "model", "temperature", "members", "accuracy", "confidence", "ECE", "MCE"),
@@ -286,15 +289,17 @@ def _calibration(rows: Sequence[Row]) -> TextTable:
 
 def _detection(rows: Sequence[Row]) -> TextTable:
     names = named(rows)
-    cells: dict[tuple[str, ...], dict[str, str]] = {}
-    for row in rows:
-        place = (row["task"], row["subset"], names(row), temperature_of(row))
-        cells.setdefault(place, {})[row["score"]] = (
-            NONE if row["auroc"] is None else f"{row['auroc']:.4f}"
-        )
+    cells = gather(rows, lambda r: (r["task"], names(r), temperature_of(r), r["score"]))
+    found: dict[tuple[str, str, str, str], dict[str, str]] = {}
+    for ((task, name, kind, score), subset), seeds in cells.items():
+        told = with_spread(seeds, "auroc", scale=1, digits=4)
+        off = max((row["error_bound"] for row in seeds if row["error_bound"]), default=0.0)
+        told += f" \N{PLUS-MINUS SIGN}{off:.4f}" if off >= _TOLD else ""
+        found.setdefault((task, subset, name, kind), {})[score] = told
     scores = tuple(dict.fromkeys(row["score"] for row in rows))
-    order = sorted(cells, key=lambda at: (at[0], subset_order(at[1]), model_order(at[2]), at[3]))
-    lines = [(*place, *(cells[place].get(score, NONE) for score in scores)) for place in order]
+    order = sorted(found, key=lambda at: (at[0], subset_order(at[1]), model_order(at[2]), at[3]))
+    lines = [(*place, *(found[place].get(score, NONE) for score in scores)) for place in order]
     columns = ("task", "subset", "model", "temperature", *scores)
-    note = "AUROC of each score: 0.5 is chance, 1 is perfect."
+    note = "AUROC of each score: 0.5 is chance, 1 is perfect. Brackets: 95 % interval. "
+    note += "\N{PLUS-MINUS SIGN}: how far that of unbinned scores may lie, if 0.0005 or more."
     return TextTable("detection", columns, tuple(lines), frozenset(), note, names=4)

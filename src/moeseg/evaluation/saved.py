@@ -17,7 +17,7 @@ from moeseg.evaluation.stages import evaluate, row_base, scored_frames
 from moeseg.files import fingerprint
 from moeseg.models import Expert, Model, load, read_info, referenced_experts, weights_digest
 from moeseg.run import Run
-from moeseg.types import Frame, Row, Size
+from moeseg.types import Frame, Row, Size, single_subsets
 
 
 def models_in(folders: Sequence[Path]) -> list[Path]:
@@ -130,6 +130,9 @@ def load_saved(
                 f"{run.study.data.fit!r}; score it with --set data.fit={fit}"
             )
         models[name] = load(folder, shared=shared)
+        parts = [read_info(one).get("subset") for one in referenced_experts(folder)]
+        if parts and all(parts):
+            infos[name]["subset"] = "+".join(single_subsets(*map(str, parts)))
     return models, infos
 
 

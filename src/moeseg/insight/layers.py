@@ -247,6 +247,11 @@ class _Layer:
         return []
 
 
+def condition_folder(condition: str) -> str:
+    """Return the name of the folder in which the layers of a condition lie."""
+    return re.sub(r"[^\w.@-]", "_", condition.replace("/", "-"))
+
+
 def _put(unfinished: Path, folder: Path) -> None:
     try:
         remove(folder)

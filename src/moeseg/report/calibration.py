@@ -41,7 +41,8 @@ def calibration(rows: Sequence[Row], wanted: bool) -> Section:
     shifted = [r for r in ordered(changed, "calibration") if r["reading"] == "multi-class"]
     plain = [row for row in clean if temperature_of(row) == "none"]
     found = ordered(plain, "detector")
-    areas = [r for r in ordered(plain, "conditional") if r["reading"] == "correct"]
+    areas = ordered(plain, "conditional")
+    drawn_areas = [r for r in areas if r["reading"] == "correct" and r["unit"] == "pixel"]
     differences = ordered(clean, "uncertainty-difference")
     tables = [
         *(_calibration_table(part) for part in alike(trusted)),
@@ -60,7 +61,7 @@ def calibration(rows: Sequence[Row], wanted: bool) -> Section:
         *severity_figures(untempered, [row for row in shifted if temperature_of(row) == "none"]),
         *class_figures(untempered),
         *(risk(part) for part in alike(wrong, "subset", "score")),
-        *conditional_figures([row for row in areas if row["unit"] == "pixel"]),
+        *conditional_figures(drawn_areas),
     ]
     lacking = ""
     if wanted and not rows:
@@ -147,6 +148,7 @@ def _conditional_table(rows: Sequence[Row]) -> Table:
             row["subset"],
             row["score"],
             row["unit"],
+            row["reading"],
             number(row["accurate_certain"]),
             number(row["uncertain_inaccurate"]),
             number(row["pavpu"]) + bracket(row["ci95"]),
@@ -155,13 +157,15 @@ def _conditional_table(rows: Sequence[Row]) -> Table:
         )
         for row in rows
     ]
-    columns = ("model", "subset", "score", "of", "p(a|c)", "p(u|i)", "PAvPU", "threshold")
+    columns = ("model", "subset", "score", "of", "reading", "p(a|c)", "p(u|i)", "PAvPU")
     return table(
         f"{place_of(rows)}: conditional correctness",
-        (*columns, "p(a|c) there", "p(u|i) there", "PAvPU there"),
+        (*columns, "threshold", "p(a|c) there", "p(u|i) there", "PAvPU there"),
         lines,
-        names=4,
+        names=5,
         note="Areas over all thresholds, then the values at the threshold that was best on "
-        "validation frames. Scores have scales of their own: areas of two scores do not compare.",
+        "validation frames. Scores have scales of their own: areas of two scores do not compare. "
+        "Published: accurate but uncertain pixels cost PAvPU nothing; swapped: and the most "
+        "uncertain pixels are called certain.",
         file=f"{place_of(rows)}-conditional",
     )

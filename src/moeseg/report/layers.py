@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,12 @@ class Explorer:
     missing: list[str] = field(default_factory=list)
 
 
-def read_layers(folder: Path, limit: int = LIMIT, maps: Path | None = None) -> Explorer:
+def read_layers(
+    folder: Path,
+    limit: int = LIMIT,
+    maps: Path | None = None,
+    shown: Collection[str] | None = None,
+) -> Explorer:
     """Pack the layers of all conditions.
 
     Args:
@@ -46,9 +52,11 @@ def read_layers(folder: Path, limit: int = LIMIT, maps: Path | None = None) -> E
         maps: a run's `uncertainty/maps`, with folders of the same names; None, or a folder that is
             not there, for none.
         limit: bytes of pictures; where they are more, each subset gives up its last frames.
+        shown: names of the folders that count; None for all.
     """
     found = Explorer()
     indices = sorted(folder.glob("*/index.json"))
+    indices = [path for path in indices if shown is None or path.parent.name in shown]
     # clean first: it is what the explorer opens with
     for path in sorted(indices, key=lambda path: (path.parent.name != "clean", path.parent.name)):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from moeseg.config import Study, load_study
 from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.rows import read_rows, read_run_rows, validate_row
+from moeseg.insight.layers import condition_folder
 from moeseg.report.layers import Explorer, read_layers
 from moeseg.types import Row
 
@@ -63,10 +65,14 @@ def read_run(folder: Path) -> RunFiles:
             "`moeseg study FILE` until its table is written, then ask for the report again."
         )
     missing: list[str] = []
+    study = _study(folder / "study.yaml", missing)
+    measured = study is None or study.uncertainty.measure
+    doubts = folder / "uncertainty.jsonl"
+    doubted = _rows_in(doubts) if _is_current(folder, "uncertainty", measured) else []
     rows: list[Row] = []
     uncertainty: list[Row] = []
     other: list[Row] = []
-    for place, row in enumerate([*found, *_rows_in(folder / "uncertainty.jsonl")]):
+    for place, row in enumerate([*found, *doubted]):
         doubt = place >= len(found) or row["kind"] in OF_UNCERTAINTY
         if row["kind"] not in (*SHOWN_KINDS, *OF_UNCERTAINTY):
             other.append(row)
@@ -79,7 +85,6 @@ def read_run(folder: Path) -> RunFiles:
         except (TypeError, KeyError, AttributeError, ValueError):
             name = f"{row.get('kind')} row of {row.get('model')!r} on {row.get('subset')!r}"
             missing.append(f"Left out: a {name} whose values are not of their kind.")
-    study = _study(folder / "study.yaml", missing)
     if not rows:
         missing.append(
             "Nothing is scored yet: no rows that can be shown are in results.jsonl. The same "
@@ -87,9 +92,30 @@ def read_run(folder: Path) -> RunFiles:
         )
     missing += _half_finished(study, rows)
     maps = folder / "uncertainty" / "maps"
-    explorer = read_layers(folder / "insight" / "layers", maps=maps)
+    drawn = maps if _is_current(folder, "uncertainty-maps", measured) else None
+    shown = None if study is None else _shown(folder, study)
+    explorer = read_layers(folder / "insight" / "layers", maps=drawn, shown=shown)
     missing += explorer.missing
     return RunFiles(tuple(rows), tuple(uncertainty), tuple(other), study, explorer, tuple(missing))
+
+
+def _is_current(folder: Path, stage: str, wanted: bool) -> bool:
+    """Return whether a run's study has a stage and has finished it; True outside of a study.
+
+    What earlier settings left in the folder speaks of models that may be no more.
+    """
+    if not (folder / "stages").is_dir():
+        return True
+    record = folder / "stages" / f"{stage}.json"
+    return wanted and record.is_file() and bool(json.loads(record.read_text())["finished"])
+
+
+def _shown(folder: Path, study: Study) -> list[str]:
+    """Return the folders of the conditions that the study draws."""
+    attacked = study.robustness.show
+    if not _is_current(folder, "attack-pictures", bool(attacked)):
+        attacked = ()
+    return ["clean", *map(condition_folder, attacked)]
 
 
 def _rows_in(path: Path) -> list[Row]:

@@ -6,7 +6,6 @@ what carries over to it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.runner import Change, Extents
 from moeseg.evaluation.stages import load_models, scored_frames
 from moeseg.files import remove
-from moeseg.insight.layers import choose_frames, write_layers
+from moeseg.insight.layers import choose_frames, condition_folder, write_layers
 from moeseg.models import Model
 from moeseg.robustness.attacks import perturb
 from moeseg.robustness.ball import generators_of
@@ -56,8 +55,7 @@ class HeldFrames(SegmentationDataset):
 
 def layers_folder(run: Run, condition: str) -> Path:
     """Return where the layers of a condition lie."""
-    safe = re.sub(r"[^\w.@-]", "_", condition.replace("/", "-"))
-    return run.folder / "insight" / "layers" / safe
+    return run.folder / "insight" / "layers" / condition_folder(condition)
 
 
 def check_shown(run: Run) -> None:

@@ -53,6 +53,7 @@ class UncertaintyCollector(ScoreCollector):
         thresholds: of each score, of pixels and of patches, chosen on validation frames; without
             one, the single numbers of conditional correctness are null.
         published: also give the published readings.
+        twin: of a class-wise mixture, the name of the simple one that is else alike.
 
     Raises:
         UsageError: a subset is not known.
@@ -76,11 +77,13 @@ class UncertaintyCollector(ScoreCollector):
         *,
         thresholds: Mapping[Split, float] | None = None,
         published: bool = False,
+        twin: str = "",
     ) -> None:
         scores = scores_of(members, gated, published=published)
         super().__init__(model, scores, classes, blocks, subsets, base, known)
         self.members = members
         self.gated = gated
+        self.twin = twin
         self.thresholds = dict(thresholds or {})
         self.needs_expert_logits = members > 1
         # what confidence the readings of pixel-correctness take

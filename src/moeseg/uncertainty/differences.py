@@ -93,9 +93,8 @@ def _opponents(
         for n, c in alike.items()
         if c.members == own.members > 1 and not n.startswith(("moe-", "mean-gate-"))
     ]
-    simple = name.replace("classwise", "simple")
-    if simple != name and simple in alike:
-        found.append(simple)
+    if own.twin in alike:
+        found.append(own.twin)
     return [(n, theirs) for n in found]
 
 

@@ -134,6 +134,21 @@ def fit_temperatures(
     return {name: one.fit() for name, one in points.items()}
 
 
+def check_corrupted_frames(frames: Sequence[Frame], count: int | None) -> None:
+    """Make sure that every subset keeps a frame where `count` of all frames are corrupted.
+
+    Raises:
+        UsageError: one has none.
+    """
+    kept = {frame.subset for frame in limit(frames, count)}
+    if lost := sorted({frame.subset for frame in frames} - kept):
+        raise UsageError(
+            f"uncertainty.corruptions.frames: expected frames of every subset, got {count} of "
+            f"{len(frames)}, evenly spaced, and none of them of {', '.join(lost)}; take more of "
+            "them, or leave the subset out of `uncertainty.subsets`"
+        )
+
+
 def check_frames(run: Run, frames: Sequence[Frame]) -> None:
     """Make sure that there are frames to fit temperatures on.
 

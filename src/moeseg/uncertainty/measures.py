@@ -59,9 +59,10 @@ def collector_of(
         ground.blocks,
         ground.subsets,
         base,
-        _known(model, ground),
+        _known(name, model, ground),
         thresholds=thresholds,
         published=published,
+        twin=_simple_twin(model, ground),
     )
 
 
@@ -170,8 +171,26 @@ def _called(variant: Variant) -> str:
     return name if kind == "none" else f"{name} with temperature {kind}"
 
 
-def _known(model: Model, ground: Ground) -> tuple[str, ...]:
+def _simple_twin(model: Model, ground: Ground) -> str:
+    """Return the name of the mixture with a simple gate that else is like a class-wise one."""
+    if not isinstance(model, Mixture) or model.gate.columns == 1:
+        return ""
+    others = {name: one for name, one in ground.models.items() if isinstance(one, Mixture)}
+    alike = (name for name, one in others.items() if _beside_columns(one) == _beside_columns(model))
+    return next((name for name in alike if others[name].gate.columns == 1), "")
+
+
+def _beside_columns(mixture: Mixture) -> tuple[object, ...]:
+    """Return what a mixture is made of, but for the columns of its gate."""
+    gate = mixture.gate
+    own = [getattr(gate, name, None) for name in ("shared", "pool", "hidden")]
+    return type(gate), own, mixture.head is None, [id(expert) for expert in mixture.experts]
+
+
+def _known(name: str, model: Model, ground: Ground) -> tuple[str, ...]:
     """Return the subsets that a model was trained on; empty if that is not known of every part."""
+    if name in ground.trained:
+        return single_subsets(ground.trained[name])
     names = [ground.experts.get(id(expert), "") for expert in model.experts]
     known = all(name in ground.trained for name in names)
     return single_subsets(*(ground.trained[name] for name in names)) if known else ()

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
+from moeseg.config import MeasuredCorruptionsConfig
 from moeseg.errors import UsageError
 from moeseg.evaluation.rows import write_rows
 from moeseg.evaluation.saved import common_size, load_saved, saved_print
 from moeseg.evaluation.stages import row_base, scored_frames
+from moeseg.files import remove
 from moeseg.models import Expert, Model, MonteCarloDropout
 from moeseg.run import Run
 from moeseg.types import Frame, Row, Size
-from moeseg.uncertainty.measured import fit_temperatures, uncertainty_rows
-from moeseg.uncertainty.stages import fit_frames
+from moeseg.uncertainty.measured import (
+    check_corrupted_frames,
+    fit_temperatures,
+    uncertainty_rows,
+)
+from moeseg.uncertainty.stages import ChangesOf, fit_frames
 from moeseg.uncertainty.temperature import Temperature, load_temperatures, save_temperatures
 
 Temperatures = Literal["saved", "fit", "none"]
@@ -27,6 +34,7 @@ def uncertainty_saved(
     *,
     temperatures: Temperatures = "saved",
     samples: int | None = None,
+    changes_of: ChangesOf | None = None,
     out: Path | None = None,
 ) -> list[Row]:
     """Measure the uncertainty of saved models on labelled frames of a study.
@@ -38,13 +46,19 @@ def uncertainty_saved(
         temperatures: those ``saved`` with the models, or ``fit`` now on the frames of
             `uncertainty.fit` and saved with them, or ``none``.
         samples: also measure every single network with MC dropout of so many samples.
+        changes_of: gives the changes behind `uncertainty.corruptions`, by default all corruptions;
+            None measures no corrupted frames.
         out: file for the rows (JSON lines); None writes none.
 
     Raises:
         CheckpointError: a folder holds no model, or one of another taxonomy than the data.
-        UsageError: no frames to fit on, a network without dropout, or an unknown subset.
+        UsageError: no frames to fit on, frames that saved temperatures were fitted on, a network
+            without dropout, or an unknown subset.
     """
-    study = run.study.uncertainty.model_copy(update={"subsets": tuple(subsets)})
+    wanted = run.study.uncertainty.corruptions or MeasuredCorruptionsConfig()
+    study = run.study.uncertainty.model_copy(
+        update={"subsets": tuple(subsets), "corruptions": wanted if changes_of else None}
+    )
     run = Run(run.study.model_copy(update={"uncertainty": study}), run.folder)
     models, infos = load_saved(run, folders)
     size = run.study.eval.size or common_size(folders)
@@ -54,11 +68,16 @@ def uncertainty_saved(
             own = f"{name} mc-dropout-{samples}"
             models[own] = MonteCarloDropout(network, samples, seed=run.study.seed).eval()
             infos[own] = {k: v for k, v in infos[name].items() if k != "subset"}
-    choosing = fit_frames(run, strict=temperatures == "fit")
-    fitted = _temperatures(run, models, places, temperatures, size, choosing)
-    frames = scored_frames(run, subsets)
+    frames, choosing = scored_frames(run, subsets), fit_frames(run, strict=temperatures == "fit")
+    changes = changes_of(wanted, run.study.seed) if changes_of else None
+    if changes:
+        check_corrupted_frames(frames, wanted.frames)
+    if temperatures == "saved":
+        fitted = {name: [*load_temperatures(at, frames).values()] for name, at in places.items()}
+    else:
+        fitted = _fitted(run, models, places, size, choosing) if temperatures == "fit" else {}
     base = row_base(run, size, saved_print(run, folders, frames, size))
-    rows = uncertainty_rows(models, run, subsets, base, infos, fitted, frames, choosing)
+    rows = uncertainty_rows(models, run, subsets, base, infos, fitted, frames, choosing, changes)
     if out is not None:
         write_rows(out, rows)
     return rows
@@ -74,19 +93,19 @@ def _networks(models: dict[str, Model]) -> dict[str, Expert]:
     return networks
 
 
-def _temperatures(
+def _fitted(
     run: Run,
-    models: dict[str, Model],
-    places: dict[str, Path],
-    wanted: Temperatures,
+    models: Mapping[str, Model],
+    places: Mapping[str, Path],
     size: Size,
     choosing: Sequence[Frame],
 ) -> dict[str, list[Temperature]]:
-    if wanted == "none":
-        return {}
-    if wanted == "saved":
-        return {name: [*load_temperatures(folder).values()] for name, folder in places.items()}
+    """Fit temperatures and save them with the models; those of a run are then not its own."""
     fitted = fit_temperatures(models, run, choosing, size)
     for name, folder in places.items():
-        save_temperatures(folder, fitted[name])
+        note = folder.resolve().parent.parent / "stages" / "temperatures.json"
+        held = Run(run.study, note.parent.parent).locked() if note.is_file() else nullcontext()
+        with held:
+            remove(note)
+            save_temperatures(folder, fitted[name], choosing)
     return fitted

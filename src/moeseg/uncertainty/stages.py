@@ -38,7 +38,12 @@ from moeseg.training.network_stages import (
 )
 from moeseg.types import Frame, single_subsets
 from moeseg.uncertainty.maps import kept_frames, write_maps
-from moeseg.uncertainty.measured import check_frames, fit_temperatures, uncertainty_rows
+from moeseg.uncertainty.measured import (
+    check_corrupted_frames,
+    check_frames,
+    fit_temperatures,
+    uncertainty_rows,
+)
 from moeseg.uncertainty.temperature import load_temperatures, save_temperatures
 
 ROWS = "uncertainty.jsonl"
@@ -188,10 +193,10 @@ def _make_dropout(run: Run) -> None:
 
 
 def _make_temperatures(run: Run) -> None:
-    models = load_models(run)
-    fitted = fit_temperatures(models, run, fit_frames(run), run.eval_size)
+    models, frames = load_models(run), fit_frames(run)
+    fitted = fit_temperatures(models, run, frames, run.eval_size)
     for name, temperatures in fitted.items():
-        save_temperatures(run.model(name), temperatures)
+        save_temperatures(run.model(name), temperatures, frames)
 
 
 def _changes(run: Run, changes_of: ChangesOf) -> Mapping[str, Change]:
@@ -264,6 +269,8 @@ def _inputs(run: Run, changes_of: ChangesOf) -> dict[str, Any]:
     known = run.study.model_names()
     if unknown := [name for name in (wanted and wanted.models) or () if name not in known]:
         raise UsageError("\n".join(unknown_name("model", name, known) for name in unknown))
+    if wanted:
+        check_corrupted_frames(measured_frames(run), wanted.frames)
     return {
         "conditions": list(_changes(run, changes_of)),
         "changed": wanted and (wanted.models, wanted.frames),

@@ -9,7 +9,7 @@ become w^(1/T) over their sum. Only the last three can change a predicted class.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -31,7 +31,7 @@ from moeseg.models import (
     referenced_experts,
     weights_digest,
 )
-from moeseg.types import ExpertOutput, Prediction, Size
+from moeseg.types import ExpertOutput, Frame, Prediction, Size
 
 Kind = Literal["one", "class", "experts", "gate"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -154,8 +154,15 @@ def tempered_weights(weights: Tensor, temperature: float) -> Tensor:
     return (weights.clamp(min=1e-30).log() / temperature).softmax(dim=1)
 
 
-def save_temperatures(folder: Path, fitted: Sequence[Temperature]) -> None:
+def save_temperatures(
+    folder: Path, fitted: Sequence[Temperature], frames: Sequence[Frame] = ()
+) -> None:
     """Write temperatures beside the weights of the model in `folder`; they go when it changes.
+
+    Args:
+        folder: of the model.
+        fitted: one of each kind.
+        frames: on which they were fitted.
 
     Raises:
         CheckpointError: no model there.
@@ -165,15 +172,21 @@ def save_temperatures(folder: Path, fitted: Sequence[Temperature]) -> None:
         "format": _FORMAT,
         "weights": _digests(folder),
         "temperatures": {one.kind: asdict(one) for one in fitted},
+        "frames": [frame.key for frame in frames],
     }
     write_text(folder / TEMPERATURES, json.dumps(document, indent=1) + "\n")
 
 
-def load_temperatures(folder: Path) -> Mapping[str, Temperature]:
+def load_temperatures(folder: Path, measured: Iterable[Frame] = ()) -> Mapping[str, Temperature]:
     """Return what was fitted for the model in `folder`, by kind; empty if nothing was.
+
+    Args:
+        folder: of the model.
+        measured: frames on which they must not have been fitted, as they are measured on.
 
     Raises:
         CheckpointError: no model there, a file that is no such, or one of other weights.
+        UsageError: they were fitted on one of the measured frames.
     """
     path = folder / TEMPERATURES
     read_info(folder)
@@ -195,6 +208,13 @@ def load_temperatures(folder: Path) -> Mapping[str, Temperature]:
         raise CheckpointError(
             f"{path}: expected temperatures of the model in {folder}, got those of other weights "
             "or of another version. Delete the file, and fit them again with `moeseg study`."
+        )
+    known = set(document.get("frames", ()))
+    if both := [frame.key for frame in measured if frame.key in known]:
+        raise UsageError(
+            f"{path}: expected temperatures fitted on other frames than those that are measured "
+            f"on, got {len(both)} that are both, e.g. {both[0]!r}; name another --subset or "
+            "--split, or measure with --temperatures none"
         )
     return found
 
