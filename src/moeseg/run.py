@@ -178,8 +178,9 @@ class Run:
         """Refuse a folder with files of somebody else, which a run might replace."""
         if not self.folder.is_dir():
             return
-        names = {path.name for path in self.folder.iterdir()} - {".lock"}
-        if names and not names & {"study.yaml", "stages", "scenes"}:
+        # scenes may have been rendered by themselves, before any study; an ablation has some, too
+        names = {path.name for path in self.folder.iterdir()} - {".lock", "scenes"}
+        if names and not names & {"study.yaml", "stages"}:
             raise UsageError(
                 f"--out: {self.folder} holds files that are not of a run, e.g. {min(names)}: name "
                 "a new folder, or that of an earlier run"
