@@ -378,6 +378,24 @@ def test_an_expert_can_be_given_by_path(finished: Run, tmp_path: Path, file: str
     assert not run.log("expert-dusk").exists()
 
 
+def test_an_expert_of_frames_that_came_to_their_size_otherwise_is_refused(
+    finished: Run, tmp_path: Path
+) -> None:
+    given = tmp_path / "given"
+    shutil.copytree(finished.model("expert-dusk"), given)
+    description = json.loads((given / "model.json").read_text())
+    description["info"]["fit"] = "squeeze"  # as imports of the original are saved
+    (given / "model.json").write_text(json.dumps(description))
+    experts = {"day": {}, "dusk": {"weights": str(given)}}
+    run = fresh(finished, tmp_path / "run", experts=experts)
+    with pytest.raises(UsageError, match=r"given: data\.fit: expected 'squeeze', as the model saw"):
+        run_study(run)
+    assert not run.folder.exists()
+    data = study_settings(finished.folder.parent, tmp_path)["data"] | {"fit": "squeeze"}
+    squeezed = fresh(finished, tmp_path / "run", experts=experts, data=data)
+    assert "weights" in ledger(squeezed).stages["train-expert-dusk"].inputs(squeezed)
+
+
 def test_end_to_end_gates_are_a_setting(finished: Run, tmp_path: Path) -> None:
     gate = {"epochs": 1, "batch_size": 4, "pixels": "all", "end_to_end": True}
     run = fresh(finished, tmp_path / "run", gate=gate)
@@ -604,6 +622,27 @@ def test_merging_unlike_experts_is_refused_before_training(finished: Run, tmp_pa
     with pytest.raises(UsageError, match="merged` averages weights and needs experts of one"):
         run_study(run)
     assert not run.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("study", "own"),
+    [
+        (
+            {"name": "deeplabv3plus", "backbone": "resnet18", "channels": 8},
+            {"pretrained": "imagenet"},
+        ),
+        ({"name": "frrn-a"}, {"backbone": "resnet18", "output_stride": 8}),
+        ({"name": "tiny:TinyExpert"}, {"normalisation": "none"}),
+    ],
+)
+def test_experts_of_one_network_can_be_merged_whatever_else_their_settings_say(
+    finished: Run, tmp_path: Path, study: dict[str, object], own: dict[str, object]
+) -> None:
+    experts = {"day": {}, "dusk": {"architecture": own}}
+    run = fresh(finished, tmp_path, architecture=study, experts=experts, controls=["merged"])
+    plain = fresh(finished, tmp_path, architecture=study, controls=["merged"])
+    stage = ledger(run).stages["controls"]
+    assert stage.inputs(run) == stage.inputs(plain)
 
 
 def test_saved_models_keep_their_own_seed_habits_and_fit(finished: Run, tmp_path: Path) -> None:
