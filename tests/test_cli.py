@@ -604,10 +604,32 @@ def test_an_originals_checkpoint_is_imported_used_and_exported(
         "name": "both",
         "imported": ["a.pth", "a.pth"],
         "fit": "squeeze",
+        "settings": {"architecture.normalisation": "none", "data.fit": "squeeze"},
     }
     code, _, err = moeseg("predict", tmp_path / "both", tmp_path / "a.png", "--out", tmp_path / "q")
     assert code == 1
     assert "--taxonomy and --input-size" in err
+
+
+def test_rows_of_an_import_say_nothing_of_the_study_that_it_is_scored_by(
+    moeseg: Command, study_run: Run, tmp_path: Path
+) -> None:
+    file, model = original_checkpoint(tmp_path / "a.pth", 3), tmp_path / "imported"
+    labels = data_of(study_run).with_name("taxonomy.yaml")
+    words = ("--out", model, "--input-size", 32, 48, "--taxonomy", labels)
+    assert moeseg("import-original", file, *words)[0] == 0
+    rows = tmp_path / "rows.jsonl"
+    habits = ("data.fit=squeeze", "data.shuffle=false", "data.label_colours=first-only", "seed=7")
+    code, out, err = moeseg(
+        *("evaluate", model, "--data", data_of(study_run), "--subset", "day", "--out", rows),
+        *(word for habit in habits for word in ("--set", habit)),
+    )
+    assert code == 0, err
+    assert "imported" in out
+    known = {"architecture.normalisation": "none", "data.fit": "squeeze"}
+    found = read_rows(rows)
+    assert found
+    assert all((row["seed"], row["settings"]) == (None, known) for row in found)
 
 
 def original_mixture(path: Path) -> Path:

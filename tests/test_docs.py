@@ -34,11 +34,13 @@ import tiny
 from contracts import ExpertContract, GateContract
 from contracts_data import FAKE_SIZE, DatasetContract, random_ids, random_photo
 from moeseg.ablation import load_ablation
+from moeseg.ablation.table import render_table
 from moeseg.cli import app
 from moeseg.config import GateConfig, load_study
 from moeseg.data import Catalogue, SegmentationDataset, Taxonomy, check, read_manifest, write_png
 from moeseg.errors import UsageError
-from moeseg.evaluation.rows import read_rows
+from moeseg.evaluation.rows import read_rows, validate_row
+from moeseg.evaluation.table import render_markdown
 from moeseg.models import Expert, Gate, Mixture, build_expert, build_mixture, load, save
 from moeseg.run import Run
 from moeseg.study import ledger, run_study
@@ -50,6 +52,7 @@ REPO = Path(__file__).resolve().parents[1]
 EXAMPLES = REPO / "docs" / "examples"
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", REPO / "CHANGELOG.md"]
 PAGES += sorted((REPO / "docs").glob("*.md"))
+SHOWN = sorted(path.parent for path in (REPO / "docs" / "results").glob("*/results.jsonl"))
 TORCHVISION = "torchvision_deeplab:TorchvisionDeepLab"
 QUICK = [
     "data.size=[24,32]",
@@ -319,6 +322,19 @@ def test_settings_page_names_every_setting_with_its_range() -> None:
     assert "| `jitter` | number ≥ 0, ≤ 1 | `0.0` |" in text
     assert "| `size` | [H, W] | (needed) |" in text
     assert "{name: adam, lr: 0.001, weight_decay: 0.0}" in text
+
+
+@pytest.mark.parametrize("folder", SHOWN, ids=lambda folder: folder.name)
+def test_tables_of_shown_results_follow_from_the_rows_beside_them(folder: Path) -> None:
+    rows = read_rows(folder / "results.jsonl")
+    for row in rows:
+        validate_row(row)
+    if folder.name == "ablation":
+        variants = load_ablation(REPO / "configs" / "ablation.yaml").variants
+        made = render_table(rows, list(variants))
+    else:
+        made = render_markdown(rows)
+    assert (folder / "table.md").read_text() == made
 
 
 def test_citation_names_the_four_papers() -> None:

@@ -136,23 +136,67 @@ def test_a_second_run_does_nothing(finished: Run) -> None:
     assert before == {p: p.stat().st_mtime_ns for p in finished.folder.glob("models/*/*")}
 
 
-def test_a_second_run_on_scenes_does_nothing(tmp_path: Path) -> None:
+def on_scenes(out: Path, **data: object) -> Run:
+    """Return a study over a few rendered scenes, with settings of `data` beside."""
     drives = {"highway": {"train": 2, "val": 1, "test": 1}, "urban": {"train": 2, "test": 1}}
-    settings = study_settings(tmp_path, tmp_path / "run") | {
+    settings = study_settings(out, out) | {
         "data": {
             "reader": "synthetic",
             "size": [32, 48],
             "workers": 0,
             "synthetic": {"size": [32, 48], "drives": drives, "frames_per_drive": 2},
+            **data,
         },
         "architecture": {"name": "tiny:TinyExpert", "arguments": {"num_classes": 38}},
         "experts": {"highway": {}, "urban": {"training": {"choose": "last"}}},
         "mixtures": {"moe-simple": {"gate": "simple"}},
     }
-    run = Run(parse_study(settings, "test"))
+    return Run(parse_study(settings, "test"))
+
+
+@pytest.fixture
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Render in this process: starting others takes longer than a few scenes."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_a_second_run_on_scenes_renders_them_where_they_are_gone_and_no_more(
+    tmp_path: Path,
+) -> None:
+    run = on_scenes(tmp_path / "run")
     assert set(states(run).values()) == {"missing"}
     run_study(run)
     assert set(states(Run(run.study)).values()) == {"done"}
+    notes = {path: path.read_bytes() for path in (run.folder / "stages").iterdir()}
+    shutil.rmtree(run.folder / "scenes")
+    left = {name: state for name, state in states(Run(run.study)).items() if state != "done"}
+    assert left == {"scenes": "started"}
+    run_study(Run(run.study))
+    assert set(states(Run(run.study)).values()) == {"done"}
+    del notes[run.folder / "stages" / "scenes.json"]
+    assert all(path.read_bytes() == note for path, note in notes.items())
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_shared_scenes_that_are_gone_are_neither_done_nor_adopted(tmp_path: Path) -> None:
+    root = tmp_path / "scenes"
+    runs = [on_scenes(tmp_path / name, root=str(root)) for name in ("first", "second")]
+    books = [ledger(run) for run in runs]
+    scenes = books[0].stages["scenes"]
+    books[0].make(scenes)
+    assert books[1].adopt(scenes, runs[0])
+    assert {book.state(scenes) for book in books} == {"done"}
+    shutil.rmtree(root)
+    assert {book.state(scenes) for book in books} == {"started"}
+    third = on_scenes(tmp_path / "third", root=str(root))
+    assert not ledger(third).adopt(scenes, runs[0])
+    ledger(third).make(scenes)
+    assert all(frame.image.is_file() for frame in third.catalogue.frames)
+    assert {book.state(scenes) for book in books} == {"done"}
+    (root / "keep.txt").write_text("mine")
+    ledger(on_scenes(tmp_path / "fourth", root=str(root))).make(scenes)
+    assert (root / "keep.txt").read_text() == "mine"
 
 
 def test_gates_were_trained_and_experts_left_alone(finished: Run) -> None:
@@ -332,6 +376,24 @@ def test_an_expert_can_be_given_by_path(finished: Run, tmp_path: Path, file: str
     theirs = moeseg.load(finished.model("expert-dusk")).state_dict()  # type: ignore[operator]
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
     assert not run.log("expert-dusk").exists()
+
+
+def test_an_expert_of_frames_that_came_to_their_size_otherwise_is_refused(
+    finished: Run, tmp_path: Path
+) -> None:
+    given = tmp_path / "given"
+    shutil.copytree(finished.model("expert-dusk"), given)
+    description = json.loads((given / "model.json").read_text())
+    description["info"]["fit"] = "squeeze"  # as imports of the original are saved
+    (given / "model.json").write_text(json.dumps(description))
+    experts = {"day": {}, "dusk": {"weights": str(given)}}
+    run = fresh(finished, tmp_path / "run", experts=experts)
+    with pytest.raises(UsageError, match=r"given: data\.fit: expected 'squeeze', as the model saw"):
+        run_study(run)
+    assert not run.folder.exists()
+    data = study_settings(finished.folder.parent, tmp_path)["data"] | {"fit": "squeeze"}
+    squeezed = fresh(finished, tmp_path / "run", experts=experts, data=data)
+    assert "weights" in ledger(squeezed).stages["train-expert-dusk"].inputs(squeezed)
 
 
 def test_end_to_end_gates_are_a_setting(finished: Run, tmp_path: Path) -> None:
@@ -560,6 +622,27 @@ def test_merging_unlike_experts_is_refused_before_training(finished: Run, tmp_pa
     with pytest.raises(UsageError, match="merged` averages weights and needs experts of one"):
         run_study(run)
     assert not run.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("study", "own"),
+    [
+        (
+            {"name": "deeplabv3plus", "backbone": "resnet18", "channels": 8},
+            {"pretrained": "imagenet"},
+        ),
+        ({"name": "frrn-a"}, {"backbone": "resnet18", "output_stride": 8}),
+        ({"name": "tiny:TinyExpert"}, {"normalisation": "none"}),
+    ],
+)
+def test_experts_of_one_network_can_be_merged_whatever_else_their_settings_say(
+    finished: Run, tmp_path: Path, study: dict[str, object], own: dict[str, object]
+) -> None:
+    experts = {"day": {}, "dusk": {"architecture": own}}
+    run = fresh(finished, tmp_path, architecture=study, experts=experts, controls=["merged"])
+    plain = fresh(finished, tmp_path, architecture=study, controls=["merged"])
+    stage = ledger(run).stages["controls"]
+    assert stage.inputs(run) == stage.inputs(plain)
 
 
 def test_saved_models_keep_their_own_seed_habits_and_fit(finished: Run, tmp_path: Path) -> None:

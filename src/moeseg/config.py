@@ -688,13 +688,13 @@ class Study(Strict):
     def architecture_of(self, network: str) -> ArchitectureConfig:
         """Return a network's architecture, its own settings over the study's."""
         own = self.networks()[network].architecture
-        merged = _laid_over(self.architecture.model_dump(), own.model_dump(exclude_unset=True))
+        merged = laid_over(self.architecture.model_dump(), own.model_dump(exclude_unset=True))
         return ArchitectureConfig.model_validate(merged)
 
     def training_of(self, network: str) -> TrainingConfig:
         """Return a network's training settings, its own over the study's."""
         own = self.networks()[network].training
-        merged = _laid_over(self.training.model_dump(), own.model_dump(exclude_unset=True))
+        merged = laid_over(self.training.model_dump(), own.model_dump(exclude_unset=True))
         return TrainingConfig.model_validate(merged)
 
 
@@ -762,6 +762,16 @@ def lay(raw: dict[str, Any], dotted: str, value: Any) -> None:  # noqa: ANN401 -
     place[last] = value
 
 
+def laid_over(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings with those of `own` in place of theirs, leaf by leaf."""
+    merged = dict(base)
+    for key, value in own.items():
+        below = merged.get(key)
+        nested = isinstance(below, dict) and isinstance(value, Mapping)
+        merged[key] = laid_over(below, value) if nested and below is not None else value
+    return merged
+
+
 def data_root(config: DataConfig) -> Path:
     """Return the data set's folder from `data.root` or MOESEG_DATA.
 
@@ -788,15 +798,6 @@ def _in_use(settings: Strict, leaf: str) -> object:
             return None
         value = getattr(value, name)
     return value
-
-
-def _laid_over(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in own.items():
-        below = merged.get(key)
-        nested = isinstance(below, dict) and isinstance(value, Mapping)
-        merged[key] = _laid_over(below, value) if nested and below is not None else value
-    return merged
 
 
 def _unaliased(value: Any) -> Any:  # noqa: ANN401 - whatever YAML holds

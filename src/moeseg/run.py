@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,8 +178,9 @@ class Run:
         """Refuse a folder with files of somebody else, which a run might replace."""
         if not self.folder.is_dir():
             return
-        names = {path.name for path in self.folder.iterdir()} - {".lock"}
-        if names and not names & {"study.yaml", "stages", "scenes"}:
+        # scenes may have been rendered by themselves, before any study; an ablation has some, too
+        names = {path.name for path in self.folder.iterdir()} - {".lock", "scenes"}
+        if names and not names & {"study.yaml", "stages"}:
             raise UsageError(
                 f"--out: {self.folder} holds files that are not of a run, e.g. {min(names)}: name "
                 "a new folder, or that of an earlier run"
@@ -203,6 +204,8 @@ class Stage:
         make: does the work; goes on with what an earlier, killed call left.
         inputs: settings and frames that the output hangs on, JSON-ready.
         outputs: files and folders that the stage leaves.
+        stays: files that it leaves where other runs may use them, too, which an equal call makes
+            again as they were: never linked, nor removed as an output is.
         scratch: files and folders that it works in; they go on a fresh start.
         needs: stages whose outputs it reads.
         parallel: every launched process takes part; the others are rank 0's alone.
@@ -213,6 +216,7 @@ class Stage:
     make: Callable[[Run], None]
     inputs: Callable[[Run], Any]
     outputs: Callable[[Run], Sequence[Path]]
+    stays: Callable[[Run], Sequence[Path]] = field(default=lambda run: ())
     scratch: Callable[[Run], Sequence[Path]] = field(default=lambda run: ())
     needs: tuple[str, ...] = ()
     parallel: bool = False
@@ -243,8 +247,7 @@ class Ledger:
             return "missing"
         if record["fingerprint"] != self.fingerprint(stage):
             return "stale"
-        whole = all(path.exists() for path in stage.outputs(self.run))
-        return "done" if record["finished"] and whole else "started"
+        return "done" if record["finished"] and self._whole(stage) else "started"
 
     def record(self, stage: Stage) -> dict[str, Any]:
         """Return what was noted of a stage: fingerprint, finished, seconds; empty if nothing."""
@@ -259,7 +262,9 @@ class Ledger:
         if state in ("stale", "missing"):
             for path in (*stage.outputs(self.run), *stage.scratch(self.run)):
                 remove(path)
-        self._forget_dependants(stage.name)
+        # where only what stays is gone, it comes out as it was, and what hangs on it holds
+        if state != "started" or not _there(stage.outputs(self.run)):
+            self._forget_dependants(stage.name)
         spent = self.record(stage).get("seconds", 0.0) if state == "started" else 0.0
         self._note(stage, mark, finished=False, seconds=spent)
         began = time.monotonic()
@@ -279,7 +284,7 @@ class Ledger:
         mine = self.fingerprint(stage)
         if note.get("fingerprint") != mine or not note["finished"]:
             return False
-        if not all(path.exists() for path in theirs):
+        if not _there([*theirs, *stage.stays(self.run)]):
             return False
         for source, target in zip(theirs, stage.outputs(self.run), strict=True):
             remove(target)
@@ -290,6 +295,9 @@ class Ledger:
                 _link(source, target)
         self._note(stage, mine, finished=True, seconds=0.0)
         return True
+
+    def _whole(self, stage: Stage) -> bool:
+        return _there([*stage.outputs(self.run), *stage.stays(self.run)])
 
     def _forget_dependants(self, name: str) -> None:
         """Make stale what was made from an output that is about to change."""
@@ -306,7 +314,7 @@ class Ledger:
             if note.get("fingerprint") == mark:
                 if not note["finished"] and stage.parallel:
                     break
-                if note["finished"] and all(p.exists() for p in stage.outputs(self.run)):
+                if note["finished"] and self._whole(stage):
                     return
             time.sleep(_POLL_SECONDS)
         stage.make(self.run)
@@ -317,6 +325,10 @@ class Ledger:
 
     def _path(self, stage: Stage) -> Path:
         return self.run.folder / "stages" / f"{stage.name}.json"
+
+
+def _there(paths: Iterable[Path]) -> bool:
+    return all(path.exists() for path in paths)
 
 
 def _link(source: str | Path, target: str | Path) -> None:

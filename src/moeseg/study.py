@@ -163,14 +163,15 @@ def _scenes_stage() -> Stage:
         name="scenes",
         make=lambda run: render_scenes(run.study.data, run.folder),
         inputs=lambda run: synthetic_spec(run.study.data).as_json(),
+        outputs=lambda run: (),
+        stays=lambda run: [_scenes(run) / "spec.json"],
         # a folder that the user named may serve several runs: nothing in it is ever removed
-        outputs=lambda run: [] if run.study.data.root else [_own_scenes(run) / "spec.json"],
-        scratch=lambda run: [] if run.study.data.root else [_own_scenes(run)],
+        scratch=lambda run: [] if run.study.data.root else [_scenes(run)],
         cost=_scenes_cost,
     )
 
 
-def _own_scenes(run: Run) -> Path:
+def _scenes(run: Run) -> Path:
     return scenes_folder(run.study.data, run.folder)
 
 

@@ -86,6 +86,22 @@ def test_one_unit_has_no_interval_and_few_units_no_verdict() -> None:
     assert "wins 0, loses 0 of 1" in render_table(rows, VARIANTS)  # one unit decides nothing
 
 
+def test_seeds_without_a_score_are_left_out() -> None:
+    rows = [row for row in some_rows() if row["settings"]["variant"] == VARIANTS[0]]
+    null: Row = {"miou": None, "miou_union": None, "difference": None, "ci95": None, "wins": False}
+    for row in rows:
+        if row["seed"] == 1:
+            row |= {key: value for key, value in null.items() if key in row}
+    line = "| as-published | moe-simple | 30.0 | 35.0 | +5.0 (+5.0 to +5.0), wins 1, loses 0 of 2 |"
+    assert line + " 15.0, 17.5 |" in render_table(rows, VARIANTS)
+    assert render_plot(rows, VARIANTS, "a+b").count("<circle") == 1
+    for row in rows:
+        row |= {key: value for key, value in null.items() if key in row}
+    line = "| as-published | moe-simple | - | - | -, wins 0, loses 0 of 2 | -, - |"
+    assert line in render_table(rows, VARIANTS)
+    assert "no value" in render_plot(rows, VARIANTS, "a+b")
+
+
 def test_plot_shows_every_seed_of_every_variant() -> None:
     plot = render_plot(some_rows(), VARIANTS, "a+b")
     tree = ElementTree.fromstring(plot)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,12 @@ import pytest
 import yaml
 
 from moeseg.ablation import load_ablation, run_ablation
+from moeseg.config import OptimizerConfig
 from moeseg.errors import UsageError
 from moeseg.evaluation.rows import read_rows
 from moeseg.models import read_info
+from moeseg.run import Run
+from moeseg.study import run_study
 from tiny import study_settings, write_data
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs").glob("ablation*.yaml"))
@@ -64,6 +68,33 @@ def test_shipped_files_are_valid_and_each_variant_corrects_what_it_is_called_aft
         assert dropped <= published.keys()
         heldout = name in ("all-corrected", "gate-heldout")
         assert study.gate.frames == ("heldout" if heldout else "train"), name
+
+
+def test_a_nested_change_leaves_the_rest_of_its_section(tmp_path: Path) -> None:
+    optimizer = {"training.optimizer": {"name": "sgd", "momentum": 0.5}}
+    variants: dict[str, Any] = {
+        "whole": optimizer,
+        "nested": {"gate.epochs": 5, "gate": {"epochs": 1, "optimizer": {"lr": 0.5}}},
+        "set": optimizer,
+        "empty": {"mixtures": {}},
+    }
+    file = write_ablation_file(tmp_path, variants=variants)
+    changes = ["variants.set.training.optimizer.lr=0.25", "study.training.optimizer.lr=0.125"]
+    ablation = load_ablation(file, changes)
+    plain = ablation.study_of("whole", 0)
+    nested, changed = (ablation.study_of(name, 0) for name in ("nested", "set"))
+    assert plain.training.optimizer.lr == OptimizerConfig().lr  # replaced whole, not the study's
+    assert (nested.gate.epochs, nested.gate.optimizer.lr) == (1, 0.5)
+    assert (nested.gate.batch_size, nested.gate.pixels) == (4, 64)
+    assert nested.training.optimizer.name == "adam"
+    assert changed.training.optimizer == plain.training.optimizer.model_copy(update={"lr": 0.25})
+    assert (changed.training.epochs, changed.training.batch_size) == (2, 4)
+    assert ablation.study_of("empty", 0).mixtures == {}
+    shipped = load_ablation(SHIPPED[0], ["variants.gate-heldout.gate.epochs=1"])
+    before = load_ablation(SHIPPED[0]).study_of("gate-heldout", 0)
+    assert before.gate.epochs == 20
+    gate = before.gate.model_copy(update={"epochs": 1})
+    assert shipped.study_of("gate-heldout", 0) == before.model_copy(update={"gate": gate})
 
 
 def test_variants_share_what_they_do_not_touch(
@@ -175,6 +206,49 @@ def test_one_variant_alone_and_the_table_of_what_is_finished(tmp_path: Path) -> 
     table = (tmp_path / "ablation" / "table.md").read_text()
     assert "| held | moe-simple |" in table
     assert "as-published" not in table
+
+
+@pytest.mark.parametrize("name", ["study.yaml", "stages", "results.jsonl", "notes.txt"])
+def test_a_folder_of_a_run_or_of_somebody_else_is_no_place_for_an_ablation(
+    tmp_path: Path, name: str
+) -> None:
+    file = write_ablation_file(tmp_path, seeds=[0])
+    mine = tmp_path / "ablation" / name
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    if name == "study.yaml":
+        (tmp_path / "ablation" / "held" / "seed-0").mkdir(parents=True)
+    (tmp_path / "ablation" / "scenes").mkdir()
+    held = "a run" if name in ("study.yaml", "stages") else "files that are not of an ablation"
+    with pytest.raises(UsageError, match=rf"(?s)expected a new folder.*holds {held}.*{name}"):
+        run_ablation(load_ablation(file))
+    assert mine.read_text() == "mine"
+
+
+def test_an_ablations_folder_is_no_place_for_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "ablation"
+    for part in ("held/seed-0", "scenes"):
+        (folder / part).mkdir(parents=True)
+    ablation = load_ablation(write_ablation_file(tmp_path))
+    run = Run(ablation.study_of("held", 0), folder)
+    with pytest.raises(UsageError, match=r"files that are not of a run, e\.g\. held"):
+        run_study(run)
+    (folder / "held" / "seed-0").rmdir()
+    (folder / "held").rmdir()
+    with run.locked():  # scenes alone, rendered before the study
+        assert (folder / ".lock").exists()
+
+
+def test_seeds_and_folder_are_the_ablations(tmp_path: Path) -> None:
+    variants: dict[str, Any] = {"a": {"seed": 3}, "b": {"out": "elsewhere"}}
+    file = write_ablation_file(tmp_path, variants=variants)
+    with pytest.raises(UsageError) as told:
+        load_ablation(file, ["study.seed=7", "study.out=there"])
+    for place, key in (
+        *(("study.seed", "seeds"), ("study.out", "out")),
+        *(("variants.a.seed", "seeds"), ("variants.b.out", "out")),
+    ):
+        assert re.search(rf"{place}: expected no .*?set `{key}` of the ablation", str(told.value))
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from moeseg.errors import DataError
-from moeseg.evaluation.cells import temperature_of
+from moeseg.evaluation.cells import ordered, temperature_of, with_seed
 from moeseg.evaluation.contents import TextTable, tables
 from moeseg.evaluation.rows import validate_row
 from moeseg.evaluation.table import (
@@ -213,6 +213,13 @@ def test_seeds_give_mean_and_range() -> None:
     assert "| n | 49.00 [10.00, 90.00] |" in text
     assert "| moe-a | baseline | +15.00 (+10.00 to +20.00, 2 seeds) wins |" in text
     assert "| moe-b | baseline | +5.00 (+0.00 to +10.00, 2 seeds) undecided |" in text
+
+
+def test_a_seed_that_is_not_known_is_one_of_several() -> None:
+    rows = [_scored("m", "x", v, None, seed=s) for v, s in ((0.5, 1), (0.6, None), (0.4, 0))]
+    assert [row["seed"] for row in ordered(rows, "segmentation")] == [None, 0, 1]
+    assert "| m | **50.00 (40.00 to 60.00, 3 seeds)** |" in render_markdown(rows)
+    assert [with_seed("m", row) for row in rows] == ["m, seed 1", "m", "m, seed 0"]
 
 
 def test_two_rows_for_one_cell_are_an_error() -> None:

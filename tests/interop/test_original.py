@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from moeseg.data import Taxonomy
 from moeseg.errors import CheckpointError, MoesegError, UsageError
-from moeseg.interop.original import export, load, summary, write
+from moeseg.interop.original import export, import_files, load, summary, write
 from moeseg.models import (
     Ensemble,
     Expert,
@@ -276,6 +277,10 @@ def _wide_gate() -> Model:
     return Mixture(_two(), Gate([384, 384], grid=15, hidden=64))
 
 
+def _wide_head() -> Model:
+    return Mixture(_two(), Gate([384, 384], grid=15), torch.nn.Conv2d(5, 5, 5, padding=2))
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
@@ -295,6 +300,14 @@ def _wide_gate() -> Model:
         (_constant_gate, ["a gate of class ConstantGate"]),
         (_shared_gate, ["a gate with a shared trunk"]),
         (_wide_gate, ["a gate of 64 hidden units"]),
+        (
+            _wide_head,
+            [
+                "a head with kernel_size (5, 5) (it has (3, 3))",
+                "a head with padding (2, 2) (it has (1, 1))",
+                "a head with a bias (it has none)",
+            ],
+        ),
         (
             _many,
             [
@@ -540,6 +553,25 @@ def test_experts_of_different_class_counts_in_two_files(tmp_path: Path) -> None:
         CheckpointError, match=r"b\.pth: out_conv\.weight: expected 5 .*a\.pth, got 11"
     ):
         load(*files)
+
+
+def test_a_taxonomy_of_other_classes_names_a_key_that_the_file_has(tmp_path: Path) -> None:
+    state = _thin(_frrn_shapes())
+    mixture = _file(tmp_path / "moe.pth", state)
+    no_parts = {k: v for k, v in state.items() if k.startswith(("expert1.", "expert2."))}
+    ensemble = _file(tmp_path / "both.pth", no_parts)
+    expert = _file(tmp_path / "one.pth", _thin(_expert_shapes(_frrn_shapes())))
+    for files, key in (
+        ([mixture], "expert1.out_conv.weight"),
+        ([ensemble], "expert1.out_conv.weight"),
+        ([expert], "out_conv.weight"),
+        ([expert, expert], "out_conv.weight"),
+    ):
+        with pytest.raises(UsageError, match=rf"\.pth: {key}: expected the 38 classes of"):
+            import_files(files, tmp_path / "out", taxonomy=Taxonomy.load("a2d2-38"))
+        held = torch.load(files[0], weights_only=True)["state_dict"]
+        assert held[key].shape[0] == 5
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_mixture_is_no_member_of_an_ensemble(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from moeseg.evaluation.cells import NONE
 from moeseg.evaluation.contents import Verdict, verdict
 from moeseg.files import write_text
 from moeseg.report.figures import Dot, dots, pair, standalone
@@ -15,7 +16,7 @@ from moeseg.types import Row
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """A mixture minus its best expert, over the seeds of one variant.
+    """A mixture minus its best expert, over the seeds of one variant; None where none is scored.
 
     Attributes:
         variant: its name.
@@ -34,11 +35,11 @@ class Gain:
     variant: str
     mixture: str
     seeds: tuple[int, ...]
-    mious: tuple[float, ...]
-    unions: tuple[float, ...]
-    best: tuple[float, ...]
-    best_unions: tuple[float, ...]
-    differences: tuple[float, ...]
+    mious: tuple[float | None, ...]
+    unions: tuple[float | None, ...]
+    best: tuple[float | None, ...]
+    best_unions: tuple[float | None, ...]
+    differences: tuple[float | None, ...]
     intervals: tuple[tuple[float, float] | None, ...]
     verdicts: tuple[Verdict, ...]
     collapsed: tuple[str, ...]
@@ -164,8 +165,9 @@ def _variant(row: Row) -> str:
     return str(row["settings"]["variant"])
 
 
-def _mean(values: Sequence[float], sign: str = "") -> str:
-    return f"{100 * fmean(values):{sign}.1f}"
+def _mean(values: Sequence[float | None], sign: str = "") -> str:
+    known = [value for value in values if value is not None]
+    return f"{100 * fmean(known):{sign}.1f}" if known else NONE
 
 
 def _spread(gain: Gain) -> str:
@@ -174,5 +176,8 @@ def _spread(gain: Gain) -> str:
             return ""
         low, high = gain.intervals[0]
         return f" [{100 * low:+.1f}, {100 * high:+.1f}]"
-    low, high = min(gain.differences), max(gain.differences)
+    known = [value for value in gain.differences if value is not None]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
     return f" ({100 * low:+.1f} to {100 * high:+.1f})"

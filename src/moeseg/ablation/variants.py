@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from moeseg.ablation.table import write_ablation
-from moeseg.config import Name, Strict, Study, lay, parse_study, read_yaml, validated
+from moeseg.config import Name, Strict, Study, laid_over, lay, parse_study, read_yaml, validated
 from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.rows import read_rows, write_rows
 from moeseg.files import fingerprint
@@ -34,7 +34,27 @@ class Ablation(Strict):
     study: dict[str, Any]
     """The settings of a study file, without `out` and `seed`."""
     variants: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]
-    """For each variant the settings that it changes, as `a.b: value`; in the table's order."""
+    """For each variant the settings that it changes, in the table's order.
+
+    `a.b: value` replaces what stands there, a whole mapping too. A mapping under a key without a
+    dot, as `--set variants.x.a.b=value` makes it, is laid over the study's and changes only the
+    settings that it names; an empty one replaces.
+    """
+
+    @model_validator(mode="after")
+    def _no_seed_or_out_of_its_own(self) -> Ablation:
+        places = {"study": self.study} | {f"variants.{n}": v for n, v in self.variants.items()}
+        for_all = {"seed": "seeds", "out": "out"}
+        wrong = [
+            f"{place}.{key}: expected no {key} of its own, got {settings[key]!r}; set `{own}` of "
+            "the ablation, which holds for all variants"
+            for place, settings in places.items()
+            for key, own in for_all.items()
+            if key in settings
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
 
     def study_of(self, variant: str, seed: int) -> Study:
         """Return the study of one variant and seed.
@@ -47,8 +67,12 @@ class Ablation(Strict):
         raw = copy.deepcopy(self.study)
         folder = self.out / variant / f"seed-{seed}"
         changes = {**self.variants[variant], "seed": seed, "out": str(folder)}
-        for dotted, value in copy.deepcopy(changes).items():
-            lay(raw, dotted, value)
+        for key, value in copy.deepcopy(changes).items():
+            if "." not in key and isinstance(value, dict) and value:
+                base = raw.get(key)
+                raw[key] = laid_over(base if isinstance(base, dict) else {}, value)
+            else:
+                lay(raw, key, value)
         study = parse_study(raw, f"variant {variant}")
         if study.data.reader != "synthetic" or study.data.root is not None:
             return study
@@ -97,11 +121,13 @@ def run_ablation(ablation: Ablation, only: Sequence[str] = ()) -> list[Row]:
         The rows of all finished runs, with the variant in `settings`; none on other ranks.
 
     Raises:
-        UsageError: an unknown variant.
+        UsageError: an unknown variant, or the folder holds a run or files of somebody else.
         MoesegError: a run failed; what was finished is kept.
     """
     if unknown := [name for name in only if name not in ablation.variants]:
         raise UsageError("\n".join(unknown_name("variant", n, ablation.variants) for n in unknown))
+    if rank() == 0:
+        _check_folder(ablation.out)
     every = list(runs(ablation, ablation.seeds))
     for _, run in every:
         for stage in ledger(run).stages.values():
@@ -116,6 +142,22 @@ def run_ablation(ablation: Ablation, only: Sequence[str] = ()) -> list[Row]:
         if rank() == 0:
             _write(ablation)
     return _write(ablation) if rank() == 0 else []
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder with a run, or with files of somebody else, which might be replaced."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    theirs = {name for name in names if name != "scenes" and not name.startswith("scenes-")}
+    if held := names & {"study.yaml", "stages"}:
+        told = f"which holds a run ({min(held)})"
+    elif theirs and not any(folder.glob("*/seed-*")):  # made before all else, by every ablation
+        told = f"which holds files that are not of an ablation, e.g. {min(theirs)}"
+    else:
+        return
+    raise UsageError(
+        f"--out: expected a new folder or that of an earlier ablation, got {folder}, {told}; name "
+        "another"
+    )
 
 
 def _adopt(run: Run, others: Sequence[Run]) -> None:

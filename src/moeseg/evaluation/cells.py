@@ -47,7 +47,7 @@ def ordered(rows: Iterable[Row], kind: str) -> list[Row]:
             subset_order(row["subset"]),
             model_order(row["model"]),
             row["architecture"],
-            row["seed"],
+            _seed_order(row["seed"]),
         ),
     )
 
@@ -84,7 +84,7 @@ def gather(
     Raises:
         DataError: two rows claim the same cell.
     """
-    cells: dict[tuple[_Name, str], dict[int, Row]] = {}
+    cells: dict[tuple[_Name, str], dict[int | None, Row]] = {}
     for row in rows:
         seeds = cells.setdefault((name(row), row[column]), {})
         if row["seed"] in seeds:
@@ -94,7 +94,10 @@ def gather(
                 f"and {row['fingerprint']!r}); keep the newer one."
             )
         seeds[row["seed"]] = row
-    return {cell: tuple(seeds[seed] for seed in sorted(seeds)) for cell, seeds in cells.items()}
+    return {
+        cell: tuple(seeds[seed] for seed in sorted(seeds, key=_seed_order))
+        for cell, seeds in cells.items()
+    }
 
 
 def named(rows: Iterable[Row]) -> Callable[[Row], str]:
@@ -105,6 +108,11 @@ def named(rows: Iterable[Row]) -> Callable[[Row], str]:
     return lambda row: (
         f"{row['model']} ({row['architecture']})" if len(built[row["model"]]) > 1 else row["model"]
     )
+
+
+def with_seed(name: str, row: Row) -> str:
+    """Write a model's name with the seed of its row, where that is known."""
+    return name if row["seed"] is None else f"{name}, seed {row['seed']}"
 
 
 def opponent_of(row: Row) -> str:
@@ -181,3 +189,7 @@ def pair_order(pair: tuple[str, str]) -> tuple[tuple[int, str], int, str]:
 def temperature_of(row: Row) -> str:
     """Return the kind of temperature that a row was made with, or ``none``."""
     return str(row["settings"].get("temperature", "none"))
+
+
+def _seed_order(seed: int | None) -> int:
+    return -1 if seed is None else seed

@@ -161,7 +161,10 @@ def _headline(rows: Sequence[Row], published: Published) -> TextTable:
         f"brackets: 95 % interval by bootstrap over {units_of(rows)}."
     )
     if any(model.startswith(ORACLE) for model in models):
-        note += " The oracles know the labels: bounds for routing, never best."
+        note += (
+            " The oracles know the labels: bounds for routing frame by frame (on totals a fixed "
+            "choice may come out higher), never best."
+        )
     if told:
         note += " Published figures are a paper's, at its size and by its reading of mIoU."
     if any(len(of_cell) > 1 for of_cell in cells.values()):

@@ -17,6 +17,7 @@ from moeseg.evaluation.stages import evaluate, row_base, scored_frames
 from moeseg.files import fingerprint
 from moeseg.models import Expert, Model, load, read_info, referenced_experts, weights_digest
 from moeseg.run import Run
+from moeseg.training.network_stages import check_fit
 from moeseg.types import Frame, Row, Size, single_subsets
 
 
@@ -124,11 +125,7 @@ def load_saved(
                 f"{folder}: expected a model of the data's taxonomy {wanted.name} ({len(wanted)} "
                 f"classes), got {own.name} ({len(own)} classes); set data.taxonomy to the model's"
             )
-        if (fit := infos[name].get("fit", "pad")) != run.study.data.fit:
-            raise UsageError(
-                f"{folder}: data.fit: expected {fit!r}, as the model saw its training frames, got "
-                f"{run.study.data.fit!r}; score it with --set data.fit={fit}"
-            )
+        check_fit(run, folder, infos[name])
         models[name] = load(folder, shared=shared)
         parts = [read_info(one).get("subset") for one in referenced_experts(folder)]
         if parts and all(parts):

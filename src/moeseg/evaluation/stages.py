@@ -121,7 +121,7 @@ def evaluate(
         run: where data, size and settings come from.
         frames: what is predicted, each once.
         subsets: subsets and joins of these frames that get a row of each model.
-        base: keys of every row; see `rows.BASE_KEYS`. Its `size` is that of scoring.
+        base: keys of the rows of every model; see `row_base`. Its `size` is that of scoring.
         infos: what each model was saved with; its seed and settings stand in its rows.
         measures: what is measured beside mIoU, in the same pass.
         folder: where measures put files beside their rows; None for none.
@@ -154,14 +154,19 @@ def evaluate(
 def model_bases(
     models: Mapping[str, Model], base: Row, infos: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Row]:
-    """Return the keys that all rows of a model share, by its name; arguments as `evaluate`."""
+    """Return the keys that all rows of a model share, by its name; arguments as `evaluate`.
+
+    Seed and settings are those that the model was saved with: null and none where it was not.
+    """
     bases = {}
     for name, model in models.items():
         info = infos[name]
-        own = base | {"architecture": architecture_name(model)}
-        own |= {key: info[key] for key in ("seed", "settings") if key in info}
         against = {key: info[key] for key in ("adversarial",) if key in info}
-        bases[name] = own | {"settings": own["settings"] | against}
+        bases[name] = base | {
+            "architecture": architecture_name(model),
+            "seed": info.get("seed"),  # not the study's: the model may be of elsewhere
+            "settings": info.get("settings", {}) | against,
+        }
     return bases
 
 
@@ -204,13 +209,11 @@ def architecture_name(model: Model) -> str:
 
 
 def row_base(run: Run, size: Size, fingerprint: str) -> Row:
-    """Return the keys that all rows share which are scored at `size` (H, W)."""
+    """Return the keys that rows of all models share which are scored at `size` (H, W)."""
     return {
         "split": run.study.eval.split,
         "dataset": run.catalogue.dataset,
         "size": list(size),
-        "seed": run.study.seed,
-        "settings": run.study.habits(),
         "fingerprint": fingerprint[:16],
     }
 

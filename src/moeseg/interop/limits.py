@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from moeseg.interop.keys import LAYOUTS
-from moeseg.models import Ensemble, Expert, Gate, Mixture, Model, MonteCarloDropout
+from moeseg.models import Ensemble, Expert, Gate, Model, MonteCarloDropout
 
 _GATE_HIDDEN = 128
 _CHANNELS = {
     "deeplabv3plus": {"channels": 256, "low_level_channels": 48},
     "frrn-a-original": {"channels": 48},
+}
+_HEAD = {
+    "kernel_size": (3, 3),
+    "stride": (1, 1),
+    "padding": (1, 1),
+    "padding_mode": "zeros",
+    "dilation": (1, 1),
+    "groups": 1,
 }
 
 
@@ -28,7 +38,9 @@ def beyond_original(model: Model) -> list[str]:
     if any(one.description != model.experts[0].description for one in model.experts):
         names = ", ".join(short_name(expert) for expert in model.experts)
         reasons.append(f"mixed experts (it has one architecture for both): {names}")
-    return reasons + (_of_gate(model.gate) if isinstance(model, Mixture) else _of_rule(model))
+    if isinstance(model, Ensemble):
+        return reasons + _of_rule(model)
+    return reasons + _of_gate(model.gate) + _of_head(model.head)
 
 
 def short_name(expert: Expert) -> str:
@@ -72,3 +84,14 @@ def _of_gate(gate: object) -> list[str]:
     if gate.hidden != _GATE_HIDDEN:
         reasons.append(f"a gate of {gate.hidden} hidden units (it has {_GATE_HIDDEN})")
     return reasons
+
+
+def _of_head(head: nn.Conv2d | None) -> list[str]:
+    if head is None:
+        return []
+    reasons = [
+        f"a head with {key} {found} (it has {expected})"
+        for key, expected in _HEAD.items()
+        if (found := getattr(head, key)) != expected
+    ]
+    return reasons + ([] if head.bias is None else ["a head with a bias (it has none)"])

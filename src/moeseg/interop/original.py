@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moeseg.config import HABITS
 from moeseg.data import Taxonomy
 from moeseg.errors import CheckpointError, UsageError
 from moeseg.files import replacing
 from moeseg.interop.detect import UNKNOWN_CLASSES, build
-from moeseg.interop.keys import from_original, layout_of, to_original
+from moeseg.interop.keys import EXPERTS, from_original, layout_of, to_original
 from moeseg.interop.limits import beyond_original, short_name
 from moeseg.interop.listing import listed
 from moeseg.interop.reading import read_state
@@ -24,6 +25,9 @@ from moeseg.models import Ensemble, Expert, Mixture, Model, Rule, build_ensemble
 from moeseg.models.backbones import OutputStride
 from moeseg.models.checkpoint import misfits
 from moeseg.types import Size
+
+_KNOWN_HABITS = ("architecture.normalisation", "data.fit")
+"""What every model of the original was made with; a file tells nothing of its training."""
 
 _MOST_BYTES = 4 * 2**30  # of a model: eight times that of the largest published mixture
 
@@ -82,6 +86,8 @@ def import_files(
 ) -> Model:
     """Write the model of `load(*files)` to the folder `out`, for `evaluate` and `predict`.
 
+    Its rows have no seed, and of the habits those two that all models of the original have.
+
     Args:
         files: one checkpoint, or an ensemble's experts.
         out: the folder.
@@ -96,13 +102,16 @@ def import_files(
     """
     model = load(*files, input_size=input_size, output_stride=output_stride, rule=rule)
     if taxonomy is not None and len(taxonomy) != model.num_classes:
+        alone = isinstance(model, Expert) or len(files) > 1
+        prefix = "" if alone else EXPERTS[0]
         raise UsageError(
-            f"{files[0]}: {layout_of(model).classes}weight: expected the {len(taxonomy)} classes "
-            f"of taxonomy {taxonomy.name}, got {model.num_classes}. Name the taxonomy that the "
-            "model was trained on."
+            f"{files[0]}: {prefix}{layout_of(model).classes}weight: expected the {len(taxonomy)} "
+            f"classes of taxonomy {taxonomy.name}, got {model.num_classes}. Name the taxonomy that "
+            "the model was trained on."
         )
     info: dict[str, Any] = {"name": out.name, "imported": [file.name for file in files]}
     info["fit"] = "squeeze"  # the original knows no other way
+    info["settings"] = {key: HABITS[key] for key in _KNOWN_HABITS}
     if taxonomy is not None:
         info["taxonomy"] = taxonomy.to_json()
     if input_size is not None:

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from moeseg import __version__
-from moeseg.evaluation.cells import Ground, by_ground, ground_of, ordered
+from moeseg.evaluation.cells import Ground, by_ground, ground_of, ordered, with_seed
 from moeseg.evaluation.changes import is_changed, read_condition
 from moeseg.evaluation.condition_csv import render_condition_csv
 from moeseg.evaluation.contents import CLEAN
@@ -170,7 +170,7 @@ def _class_data(rows: Sequence[Row]) -> dict[str, Any]:
         seeded = len({row["seed"] for row in of_ground}) > 1
         bars = [
             {
-                "model": f"{row['model']}, seed {row['seed']}" if seeded else row["model"],
+                "model": with_seed(row["model"], row) if seeded else row["model"],
                 "subset": row["subset"],
                 "iou": list(row["per_class_iou"].values()),
                 "pixels": list(row["per_class_pixels"].values()),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from moeseg.errors import DataError
-from moeseg.evaluation.cells import gather, mean_of, model_order, named
+from moeseg.evaluation.cells import gather, mean_of, model_order, named, with_seed
 from moeseg.evaluation.changes import Condition, Trial, by_level, failed_checks, is_changed, trials
 from moeseg.evaluation.conditions import tables_of
 from moeseg.evaluation.corruption_means import CorruptionMeans, corruption_means
@@ -185,7 +185,7 @@ def _losses(trial: Trial, choice: Mapping[str, str]) -> Iterator[Figure]:
 def _call(rows: Sequence[Row]) -> Callable[[Row], str]:
     """Return how to call a row's model, with its seed where there are several."""
     name, seeded = named(rows), len({row["seed"] for row in rows}) > 1
-    return lambda row: f"{name(row)}, seed {row['seed']}" if seeded else name(row)
+    return lambda row: with_seed(name(row), row) if seeded else name(row)
 
 
 def _transfers(trial: Trial, choice: Mapping[str, str]) -> Iterator[Figure]:

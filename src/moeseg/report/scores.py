@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from moeseg.errors import DataError
-from moeseg.evaluation.cells import ordered
+from moeseg.evaluation.cells import ordered, with_seed
 from moeseg.evaluation.contents import Published, tables, verdict
 from moeseg.report import figures
 from moeseg.report.grouping import WHISKERS, alike, choice_of, ends, file_of
@@ -81,4 +81,4 @@ def _difference_dots(rows: Sequence[Row]) -> Iterator[Figure]:
 def _called(row: Row, among: Sequence[Row], key: str = "model") -> str:
     """Return a model's name, with its seed where there are several."""
     several = len({other["seed"] for other in among}) > 1
-    return f"{row[key]}, seed {row['seed']}" if several else str(row[key])
+    return with_seed(row[key], row) if several else str(row[key])

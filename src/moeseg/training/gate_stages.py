@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,7 @@ def _made_controls(run: Run) -> list[str]:
 
 def _controls_inputs(run: Run) -> dict[str, Any]:
     if "merged" in run.study.controls:
-        built = (run.study.architecture_of(name) for name in expert_models(run))
-        kinds = {architecture.model_dump_json() for architecture in built}
+        kinds = {_network_kind(run, name) for name in expert_models(run)}
         if len(kinds) > 1:
             raise UsageError(
                 "controls: `merged` averages weights and needs experts of one architecture, got "
@@ -116,6 +116,16 @@ def _controls_inputs(run: Run) -> dict[str, Any]:
         "train": run.frames_print(run.frames(run.study.joined, "train")),
         **data_inputs(run),
     }
+
+
+def _network_kind(run: Run, network: str) -> str:
+    """Return what of an architecture's settings comes into the network, but for its first weights.
+
+    As `merge_experts` compares finished experts.
+    """
+    architecture = run.study.architecture_of(network).model_copy(update={"pretrained": None})
+    arguments = architecture.build_arguments(len(run.catalogue.taxonomy))
+    return json.dumps(arguments, sort_keys=True, default=str)
 
 
 def _live(run: Run) -> bool:

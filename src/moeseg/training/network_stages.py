@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moeseg.config import ExpertConfig
 from moeseg.data import class_weights, count_classes
-from moeseg.errors import CheckpointError
+from moeseg.errors import CheckpointError, UsageError
 from moeseg.models import (
     Expert,
     build_ensemble,
@@ -181,12 +181,32 @@ def _folder(weights: Path) -> Path:
 
 
 def _check_given(run: Run, weights: Path) -> None:
-    given = read_info(_folder(weights)).get("taxonomy")
+    info = read_info(_folder(weights))
+    given = info.get("taxonomy")
     wanted = run.catalogue.taxonomy
     if given is not None and tuple(c["name"] for c in given["classes"]) != wanted.classes:
         raise CheckpointError(
             f"{weights}: expected a model of the data's taxonomy {wanted.name}, got one of "
             f"{given['name']} ({len(given['classes'])} classes); set data.taxonomy to the model's"
+        )
+    check_fit(run, weights, info)
+
+
+def check_fit(run: Run, path: Path, info: Mapping[str, Any]) -> None:
+    """Refuse a saved model whose training frames came to their size in another way than a study's.
+
+    Args:
+        run: the study.
+        path: of the model, for the message.
+        info: what the model was saved with.
+
+    Raises:
+        UsageError: they did.
+    """
+    if (fit := info.get("fit", "pad")) != run.study.data.fit:
+        raise UsageError(
+            f"{path}: data.fit: expected {fit!r}, as the model saw its training frames, got "
+            f"{run.study.data.fit!r}; use the model with --set data.fit={fit}"
         )
 
 
