@@ -23,13 +23,15 @@ from moeseg.evaluation.stages import load_models, scored_frames
 from moeseg.models import Model, build_ensemble, build_expert, build_mixture
 from moeseg.robustness.attacks import SEA_PARTS, Attack, Perturbed, perturb
 from moeseg.robustness.ball import generators_of
-from moeseg.robustness.craft import FrameCounts
+from moeseg.robustness.craft import FrameCounts, reaction
+from moeseg.robustness.losses import Pixels, cross_entropy
 from moeseg.robustness.plan import planned_parts
 from moeseg.robustness.sweep import Unit, clips, path_of, read_counts
 from moeseg.robustness.universal import load_universal
 from moeseg.run import Run
 from moeseg.study import ledger, plan, run_study
 from moeseg.types import Row
+from attackable import scenes, trained_mixture
 from tiny import SIZE, study_settings, tiny_expert, write_data, write_study
 
 ROBUSTNESS: dict[str, Any] = {
@@ -227,6 +229,16 @@ def test_transfer_scores_every_model_on_each_ones_images(finished: Run) -> None:
     assert row["losses"] is None
     assert row["clean_miou"] is not None
     assert {row["images"] for row in pick(rows, kind="segmentation", subset="day+dusk")} == {4}
+
+
+def test_the_loss_on_clean_images_is_that_of_what_the_attack_reads() -> None:
+    images, label = (one[:2] for one in scenes(False))
+    mixture = trained_mixture()
+    for part, read in (("all", mixture), ("weights", mixture), ("expert-2", mixture.experts[1])):
+        with torch.no_grad():
+            wanted = cross_entropy(Pixels.of(read(images).logits, label), 0.0)
+        told = reaction(mixture, images, images, label, through=part)["clean_loss"]
+        torch.testing.assert_close(told, wanted)
 
 
 def test_universal_changes_are_trained_on_training_frames_and_say_so(finished: Run) -> None:
