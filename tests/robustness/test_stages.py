@@ -14,12 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from attackable import scenes, trained_mixture
 from moeseg.config import load_study, parse_study
 from moeseg.data import limit
 from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.rows import read_rows, read_run_rows, validate_row, write_rows
 from moeseg.evaluation.runner import run_models
 from moeseg.evaluation.stages import load_models, scored_frames
+from moeseg.metrics import scores
 from moeseg.models import Model, build_ensemble, build_expert, build_mixture
 from moeseg.robustness.attacks import SEA_PARTS, Attack, Perturbed, perturb
 from moeseg.robustness.ball import generators_of
@@ -31,7 +33,6 @@ from moeseg.robustness.universal import load_universal
 from moeseg.run import Run
 from moeseg.study import ledger, plan, run_study
 from moeseg.types import Row
-from attackable import scenes, trained_mixture
 from tiny import SIZE, study_settings, tiny_expert, write_data, write_study
 
 ROBUSTNESS: dict[str, Any] = {
@@ -49,6 +50,13 @@ ROBUSTNESS: dict[str, Any] = {
             "attacks": ["pgd-3", "sea-3", "square-3", "worst"],
             "epsilons": ["32/255"],
             "models": ["expert-day", "moe-simple"],
+            "frames": 4,
+            "transfer": True,
+        },
+        "part": {
+            "attacks": ["pgd-1:weights"],
+            "epsilons": ["8/255"],
+            "models": ["baseline", "moe-simple"],
             "frames": 4,
             "transfer": True,
         },
@@ -231,6 +239,33 @@ def test_transfer_scores_every_model_on_each_ones_images(finished: Run) -> None:
     assert {row["images"] for row in pick(rows, kind="segmentation", subset="day+dusk")} == {4}
 
 
+def test_models_that_have_not_the_attacked_part_are_scored_and_told_in_full(
+    finished: Run,
+) -> None:
+    rows = pick(rows_of(finished, "attack-part"), kind="attack")
+    assert {(row["source"], row["model"]) for row in rows} == {
+        ("moe-simple", "moe-simple"),
+        ("moe-simple", "baseline"),
+    }
+    frames = limit(scored_frames(finished), 4)
+    data, baseline = finished.dataset(frames), load_models(finished, ["baseline"])["baseline"]
+    counted = FrameCounts([frame.key for frame in frames], 3)
+    run_models({"baseline": baseline}, data, {"baseline": [counted]})
+    (row,) = pick(rows, model="baseline", subset="day+dusk")
+    assert row["clean_miou"] == pytest.approx(scores(counted.confusion.long().sum(0)).miou)
+    assert row["lost"] == pytest.approx(row["clean_miou"] - row["miou"])
+    assert row["ci95"] is not None
+
+
+def test_a_damaged_file_of_counts_is_made_again_and_told_if_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, settings=np.array("{}"), values=np.arange(9999))
+    for content in (path.read_bytes()[:200], b"PK nothing"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="expected counts of an attack"):
+            read_counts(path)
+
+
 def test_the_loss_on_clean_images_is_that_of_what_the_attack_reads() -> None:
     images, label = (one[:2] for one in scenes(False))
     mixture = trained_mixture()
@@ -319,6 +354,8 @@ def test_a_killed_sweep_goes_on_after_the_last_finished_attack(
         run_study(run)
     left = {path.relative_to(folder) for path in folder.glob("robustness/counts/strong/*/*")}
     assert len(left) == 5
+    broken = folder / sorted(left)[0]
+    broken.write_bytes(broken.read_bytes()[:100])  # as a full disk leaves it
     assert ledger(run).state(ledger(run).stages["attack-strong"]) == "started"
     attacked.clear()
 
@@ -328,7 +365,7 @@ def test_a_killed_sweep_goes_on_after_the_last_finished_attack(
 
     monkeypatch.setattr("moeseg.robustness.sweep.perturb", counted)
     run_study(run)
-    assert attacked.total() == 16 - 5
+    assert attacked.total() == 16 - 5 + 1
     assert rows_of(run, "attack-strong") == rows_of(finished, "attack-strong")
 
 

@@ -107,6 +107,13 @@ def _units(run: Run, name: str) -> list[Unit]:
     return units_of(_sweep(run, name), run.study.robustness, planned_parts(run.study))
 
 
+def _targets(run: Run, name: str) -> list[str]:
+    """Return the models that a sweep scores: those it attacks, or with transfer all it names."""
+    if not _sweep(run, name).transfer:
+        return list(dict.fromkeys(unit.source for unit in _units(run, name)))
+    return chosen_models(_sweep(run, name).models, list(planned_parts(run.study)))
+
+
 def _subsets(run: Run) -> tuple[str, ...]:
     return run.study.robustness.subsets or scored_subsets(run)
 
@@ -143,7 +150,7 @@ def _sweep_inputs(run: Run, name: str) -> dict[str, Any]:
     training = _training_frames(run, units)
     return _scoring_inputs(run, _frames(run, name)) | {
         "units": [(unit.source, unit.condition, unit.attack) for unit in units],
-        "transfer": _sweep(run, name).transfer,
+        "targets": _targets(run, name),
         "training": run.frames_print(training) if training else None,
         "rows": METRIC_KEYS["attack"],  # rows of another form go
     }
@@ -151,7 +158,7 @@ def _sweep_inputs(run: Run, name: str) -> dict[str, Any]:
 
 def _make_sweep(run: Run, name: str) -> None:
     units, frames = _units(run, name), _frames(run, name)
-    models = load_models(run, list(dict.fromkeys(unit.source for unit in units)))
+    models = load_models(run, _targets(run, name))
     (folder,) = _scratch_of(run, name)
     job = f"attack-{name}"
     saved = Saved(
