@@ -21,8 +21,9 @@ from moeseg.evaluation.conditions import (
 )
 from moeseg.evaluation.contents import TextTable
 from moeseg.evaluation.corruption_means import corruption_means
-from moeseg.evaluation.rows import read_run_rows
+from moeseg.evaluation.rows import read_run_rows, write_rows
 from moeseg.evaluation.table import as_markdown
+from moeseg.report.robustness_told import how_robust
 from moeseg.types import Row
 from robust_rows import (
     ALL_FRAMES,
@@ -249,6 +250,31 @@ def test_other_frames_are_another_table() -> None:
     ]
     assert tables[-1].columns == ("model", "clean", "night")
     assert [trial.part for trial in trials(made)] == [False, True, False]
+
+
+def test_as_many_other_frames_are_another_table_too(tmp_path: Path) -> None:
+    """`frames: 24` and `25` may choose as many frames of a subset, and hardly one in common."""
+    made = [
+        row | {"frames": mark, "condition": "pgd-10@1/255"}
+        for mark, gap in (("aa", 0.05), ("bb", -0.05))
+        for row in (
+            attack_row("baseline", "baseline", "pgd-10", "1/255", "urban"),
+            segmentation("baseline", "urban", "", 12, 0.3 + gap),
+            difference("moe-simple-conv", "baseline", "urban", "", 12, gap),
+        )
+    ]
+    for place, part in enumerate((made[:3], made[3:], made[3:])):
+        write_rows(tmp_path / "robustness" / f"attack-{place}.jsonl", part)
+    read = read_run_rows(tmp_path)
+    assert read == made  # the third sweep is of the second's frames
+    tables = condition_tables(read)
+    assert [(t.heading.split(": ")[1], t.cells[0][2]) for t in tables if t.names == 1] == [
+        ("pgd-10 on 12 frames (aa)", "35.00 [33.00, 37.00]"),
+        ("pgd-10 on 12 frames (bb)", "25.00 [23.00, 27.00]"),
+    ]
+    assert len(render_condition_csv(read).splitlines()) == 3
+    told = [text for _, text in how_robust(read)[0].sentences]
+    assert "Of 1 paired comparison of a mixture with another model there, 1 are won" in told[0]
 
 
 def test_two_seeds_give_mean_and_range() -> None:

@@ -149,8 +149,8 @@ def test_failed_checks_are_told(section: Section) -> None:
         "nothing to compare with in any row.",
         "Trust check `white-box` (at least as strong as transfer and black-box) holds in all 144 "
         "rows.",
-        "Trust check `progress` (the best loss so far rises along the steps) fails in 12 of 144 "
-        "rows: moe-simple-conv under pgd-10:weights (1/255, 2/255, 4/255, 8/255).",
+        "Trust check `progress` (the best loss so far rises along the steps, for sea above the "
+        "clean image's) fails in 12 of 144 rows: moe-simple-conv under pgd-10:weights (1/255, 2/255, 4/255, 8/255).",
     )
 
 

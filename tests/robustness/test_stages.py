@@ -369,6 +369,18 @@ def test_a_killed_sweep_goes_on_after_the_last_finished_attack(
     assert rows_of(run, "attack-strong") == rows_of(finished, "attack-strong")
 
 
+def test_rows_of_a_sweep_are_marked_by_their_frames(finished: Run) -> None:
+    every, some = rows_of(finished, "attack-all"), rows_of(finished, "attack-strong")
+    marks = {
+        subset: [{row["frames"] for row in pick(rows, subset=subset)} for rows in (every, some)]
+        for subset in ("day", "dusk", "day+dusk")
+    }
+    assert all(len(one) == len(other) == 1 for one, other in marks.values())
+    assert len({mark for both in marks.values() for (mark,) in both}) == 6
+    again = pick(rows_of(finished, "attack-part"), subset="day")
+    assert {row["frames"] for row in again} == marks["day"][1]
+
+
 def test_two_processes_give_the_rows_of_one(finished: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)

@@ -7,12 +7,14 @@ severity (``fog-3``), or another. Tables are made in `conditions`.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from moeseg.evaluation.cells import ground_of, ordered, subset_order
 from moeseg.evaluation.contents import CLEAN
+from moeseg.evaluation.rows import FRAMES
 from moeseg.types import Row
 
 CORRUPTIONS: tuple[str, ...] = (
@@ -74,6 +76,7 @@ class Trial:
         place: where it was scored.
         subset: of the frames.
         images: their number.
+        mark: of the frames, where another trial has as many others; else empty.
         rows: of the kinds ``segmentation``, ``difference`` and ``attack``.
         clean: ``segmentation`` rows of clean images, as many of them.
         part: whether another trial of its name and subset has more frames.
@@ -84,6 +87,7 @@ class Trial:
     place: Place
     subset: str
     images: int
+    mark: str
     rows: tuple[Row, ...]
     clean: tuple[Row, ...]
     part: bool
@@ -98,6 +102,7 @@ class Trial:
         dataset, split, (height, width) = self.place
         name = {"corruption": "corruptions", "other": "other conditions"}.get(self.kind, self.name)
         of = f"{self.images} frame{'' if self.images == 1 else 's'}"
+        of += f" ({self.mark})" if self.mark else ""
         return f"{dataset} {split}, {height} x {width}, {self.subset}: {name} on {of}"
 
     @property
@@ -133,7 +138,7 @@ def is_changed(row: Row) -> bool:
 def trials(rows: Iterable[Row]) -> list[Trial]:
     """Return the rows on changed images, gathered; the order of the rows has no effect."""
     rows = list(rows)
-    found: dict[tuple[Kind, str, Place, str, int], list[Row]] = {}
+    found: dict[tuple[Kind, str, Place, str, int, str], list[Row]] = {}
     clean: dict[tuple[Place, str, int], list[Row]] = {}
     for row in (
         r for kind in ("segmentation", "difference", "attack") for r in ordered(rows, kind)
@@ -142,22 +147,29 @@ def trials(rows: Iterable[Row]) -> list[Trial]:
         where = (ground_of(row)[:3], row["subset"], row["images"])
         if condition.kind != "clean":
             name = condition.name if condition.kind == "attack" else condition.kind
-            found.setdefault((condition.kind, name, *where), []).append(row)
+            found.setdefault((condition.kind, name, *where, mark_of(row)), []).append(row)
         elif row["kind"] == "segmentation":
             clean.setdefault(where, []).append(row)
     most: dict[tuple[Kind, str, Place, str], int] = {}
     for key in found:
         most[key[:4]] = max(key[4], most.get(key[:4], 0))
+    alike = Counter(key[:5] for key in found)
     made = [
         Trial(
-            *key,
+            *key[:5],
+            mark=key[5] if alike[key[:5]] > 1 else "",
             rows=tuple(of_trial),
-            clean=tuple(clean.get(key[2:], ())),
+            clean=tuple(clean.get(key[2:5], ())),
             part=key[4] < most[key[:4]],
         )
         for key, of_trial in found.items()
     ]
     return sorted(made, key=_trial_order)
+
+
+def mark_of(row: Row) -> str:
+    """Return the mark of the frames that a row is of; empty where it has none."""
+    return str(row.get(FRAMES, ""))
 
 
 def failed_checks(rows: Iterable[Row]) -> list[str]:
@@ -199,4 +211,4 @@ def _condition_order(one: Condition) -> tuple[object, ...]:
 
 def _trial_order(one: Trial) -> tuple[object, ...]:
     kind = _KINDS.index(one.kind)
-    return one.place, subset_order(one.subset), kind, _natural(one.name), -one.images
+    return one.place, subset_order(one.subset), kind, _natural(one.name), -one.images, one.mark

@@ -32,6 +32,10 @@ BASE_KEYS: tuple[str, ...] = (
 )
 """Keys of every row, in the order they are written."""
 
+FRAMES = "frames"
+"""Key of rows of attack sweeps, which choose frames: a mark that other frames do not share. Rows
+without it are of every frame of their subset, or were written before it was."""
+
 METRIC_KEYS: dict[str, tuple[str, ...]] = {
     "segmentation": (
         "miou",
@@ -167,7 +171,7 @@ an object."""
 
 _SAME_TRIAL = (
     *("kind", "model", "subset", "condition", "split", "dataset", "size", "seed", "images"),
-    *("source", "minus"),
+    *(FRAMES, "source", "minus"),
 )
 """What two rows of changed images share that say the same."""
 
@@ -183,7 +187,7 @@ def validate_row(row: Row) -> None:
         raise DataError(unknown_name("kind of row", str(kind), METRIC_KEYS))
     keys = BASE_KEYS + METRIC_KEYS[kind]
     wrong = [f"key {key!r} is missing" for key in keys if key not in row]
-    wrong += [unknown_name("key", key, keys) for key in row if key not in keys]
+    wrong += [unknown_name("key", key, keys) for key in row if key not in (*keys, FRAMES)]
     if not wrong:
         wrong = _wrong_values(row)
     if wrong:

@@ -70,6 +70,7 @@ def _choice(trial: Trial) -> dict[str, str]:
     dataset, split, (height, width) = trial.place
     names = {"corruption": "corruptions", "other": "other conditions"}
     name = names.get(trial.kind, trial.name) + (", fewer frames" if trial.part else "")
+    name += f" ({trial.mark})" if trial.mark else ""
     place = f"{dataset} {split}, {height} x {width}"
     return {"scored on": place, "subset": trial.subset, CHANGE: name}
 

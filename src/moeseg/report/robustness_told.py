@@ -9,7 +9,14 @@ from statistics import fmean
 
 from moeseg.errors import DataError
 from moeseg.evaluation.cells import model_order, ordered, subsets_of
-from moeseg.evaluation.changes import Condition, Trial, by_level, failed_checks, read_condition
+from moeseg.evaluation.changes import (
+    Condition,
+    Trial,
+    by_level,
+    failed_checks,
+    mark_of,
+    read_condition,
+)
 from moeseg.evaluation.changes import trials as trials_of
 from moeseg.evaluation.contents import verdict
 from moeseg.evaluation.corruption_means import corruption_means
@@ -30,12 +37,14 @@ class Strongest:
     Attributes:
         condition: attack and radius.
         images: frames of the subset.
+        mark: of these frames, see `changes.mark_of`.
         mious: by model, as attacked.
         clean: by model, on the same frames.
     """
 
     condition: Condition
     images: int
+    mark: str
     mious: Mapping[str, float]
     clean: Mapping[str, float]
 
@@ -60,11 +69,12 @@ def strongest(rows: Sequence[Row]) -> Strongest | None:
     if not own:
         return None
     widest = subsets_of(own)[-1]
-    by_radius: dict[float, dict[tuple[str, int], list[Row]]] = {}
+    by_radius: dict[float, dict[tuple[str, int, str], list[Row]]] = {}
     for row in own:
         if row["subset"] == widest:
             of_radius = by_radius.setdefault(row["epsilon"], {})
-            of_radius.setdefault((row["condition"], row["images"]), []).append(row)
+            key = (row["condition"], row["images"], mark_of(row))
+            of_radius.setdefault(key, []).append(row)
     found: list[Strongest] = []
     for radius in sorted(by_radius):
         one = _least(by_radius[radius])
@@ -90,16 +100,17 @@ def _published(row: Row) -> bool:
     return "published" in f"{row['attack']} {row['attack_settings'].get('kind', '')}"
 
 
-def _least(attacks: Mapping[tuple[str, int], Sequence[Row]]) -> Strongest:
+def _least(attacks: Mapping[tuple[str, int, str], Sequence[Row]]) -> Strongest:
     """Return which of the attacks at one radius leaves least of the models they share."""
     mious = {key: _means(rows, "miou") for key, rows in attacks.items()}
     shared = set.intersection(*(set(of) for of in mious.values()))
 
-    def left(key: tuple[str, int]) -> tuple[float, str, int]:
+    def left(key: tuple[str, int, str]) -> tuple[float, str, int, str]:
         return fmean(mious[key][model] for model in shared or mious[key]), *key
 
     key = min(mious, key=left)
-    return Strongest(read_condition(key[0]), key[1], mious[key], _means(attacks[key], "clean_miou"))
+    clean = _means(attacks[key], "clean_miou")
+    return Strongest(read_condition(key[0]), *key[1:], mious[key], clean)
 
 
 def _means(rows: Iterable[Row], key: str) -> dict[str, float]:
@@ -139,8 +150,11 @@ def _verdicts(rows: Sequence[Row], one: Strongest, subset: str) -> str:
     """Count what paired differences under that attack say."""
     pairs: dict[tuple[str, str], list[Row]] = {}
     for row in ordered(rows, "difference"):
-        at = (row["condition"], row["subset"], row["images"])
-        if at == (one.condition.text, subset, one.images) and row["difference"] is not None:
+        at = (row["condition"], row["subset"], row["images"], mark_of(row))
+        if (
+            at == (one.condition.text, subset, one.images, one.mark)
+            and row["difference"] is not None
+        ):
             pairs.setdefault((row["model"], row["minus"]), []).append(row)
     if not pairs:
         return ""

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from moeseg.evaluation.collectors import SegmentationCollector, difference_rows
 from moeseg.evaluation.intervals import Blocks, miou_interval
-from moeseg.evaluation.rows import validate_row
+from moeseg.evaluation.rows import FRAMES, validate_row
+from moeseg.files import fingerprint
 from moeseg.metrics import scores
 from moeseg.models import Model, referenced_experts
 from moeseg.robustness.checks import Checked, Climb, check_all
@@ -102,8 +103,17 @@ def sweep_rows(units: Sequence[Unit], folder: Path, stand: Stand) -> list[Row]:
         folder: where `sweep.run_sweep` left their counts, and those of clean frames.
         stand: what the rows share.
     """
-    every = [replace(stand, subsets=(subset,)) for subset in stand.subsets]
+    every = [_alone(stand, subset) for subset in stand.subsets]
     return [row for alone in every for row in _subset_rows(units, folder, alone)]
+
+
+def _alone(stand: Stand, subset: str) -> Stand:
+    """Return what the rows of one subset share, the mark of its frames among it."""
+    inside = _frames_of(subset, stand)
+    keys = sorted(f.key for f, held in zip(stand.frames, inside, strict=True) if held)
+    mark = {FRAMES: fingerprint(keys)[:8]}
+    bases = {name: base | mark for name, base in stand.bases.items()}
+    return replace(stand, subsets=(subset,), bases=bases)
 
 
 def _subset_rows(units: Sequence[Unit], folder: Path, stand: Stand) -> list[Row]:

@@ -25,7 +25,7 @@ CHECKS: dict[str, str] = {
     "radius": "a larger radius is never weaker",
     "collapse": "at 32/255 or more, the same attack leaves an mIoU below 0.01",
     "white-box": "at least as strong as transfer and black-box",
-    "progress": "the best loss so far rises along the steps (of sea: above the clean image)",
+    "progress": "the best loss so far rises along the steps, for sea above the clean image's",
 }
 """Names of the checks, and what each asks; never and at least: beyond the paired interval."""
 

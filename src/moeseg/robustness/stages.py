@@ -10,7 +10,7 @@ from typing import Any
 from moeseg.config import SweepConfig
 from moeseg.data import limit
 from moeseg.evaluation.conditions import write_condition_tables
-from moeseg.evaluation.rows import METRIC_KEYS, read_run_rows, write_rows
+from moeseg.evaluation.rows import FRAMES, METRIC_KEYS, read_run_rows, write_rows
 from moeseg.evaluation.runner import Change
 from moeseg.evaluation.saved import Saved
 from moeseg.evaluation.stages import (
@@ -152,7 +152,7 @@ def _sweep_inputs(run: Run, name: str) -> dict[str, Any]:
         "units": [(unit.source, unit.condition, unit.attack) for unit in units],
         "targets": _targets(run, name),
         "training": run.frames_print(training) if training else None,
-        "rows": METRIC_KEYS["attack"],  # rows of another form go
+        "rows": [*METRIC_KEYS["attack"], FRAMES],  # rows of another form go
     }
 
 
