@@ -11,10 +11,9 @@ from statistics import fmean
 import pytest
 
 from moeseg.errors import DataError
-from moeseg.evaluation.changes import CORRUPTIONS, failed_checks, read_condition, trials
+from moeseg.evaluation.changes import CORRUPTIONS, FAILED, failed_checks, read_condition, trials
 from moeseg.evaluation.condition_csv import render_condition_csv
 from moeseg.evaluation.conditions import (
-    FAILED,
     condition_tables,
     render_conditions,
     write_condition_tables,
@@ -152,6 +151,35 @@ def test_each_cell_of_an_attack_is_of_its_model_and_radius(
             assert text.endswith(FAILED) == failed
     assert ("failed a trust check" in table.note) == (attack == "pgd-10")
     assert ("radius: baseline (8/255)." in table.note) == (attack == "pgd-10")
+
+
+def test_attacks_at_one_radius_stand_side_by_side(made: dict[str, TextTable]) -> None:
+    for radius in RADII:
+        table = made[
+            f"synthetic test, 96 x 160, {JOIN}: attacks at {radius} on 24 frames: mIoU in percent"
+        ]
+        assert table.columns == ("model", "clean", "pgd-10", "sea-20")  # no part of a mixture
+        for model in CLEAN:
+            assert cell(table, model, "clean") == f"{100 * clean_miou(model, JOIN):.2f}"
+            for attack in table.columns[2:]:
+                text = f"{100 * attacked_miou(model, model, attack, radius, JOIN):.2f}"
+                failed = (model, attack, radius) == ("baseline", "pgd-10", "8/255")
+                assert cell(table, model, attack) == text + (f" {FAILED}" if failed else "")
+
+
+def test_published_attacks_come_first_each_with_its_correct_twin() -> None:
+    names = ("apgd-9", "fgsm", "fgsm-published", "pgd-9", "pgd-published-9", "square-9")
+    made = [
+        attack_row("baseline", "baseline", "pgd-10", "1/255", "urban")
+        | {"attack": name, "condition": f"{name}@0.04", "attack_settings": {"kind": name}}
+        for name in names
+    ]
+    first = condition_tables(made)[0]
+    assert first.columns[2:] == (
+        *("fgsm-published", "fgsm", "pgd-published-9", "pgd-9"),
+        *("apgd-9", "square-9"),
+    )
+    assert len(condition_tables(made[:1])) == 1  # nothing stands beside it
 
 
 def test_only_mixtures_come_part_by_part(made: dict[str, TextTable]) -> None:

@@ -129,9 +129,10 @@ def test_corruptions_by_severity_and_by_name(section: Section) -> None:
 def test_every_table_and_figure_is_found_by_its_choice(section: Section) -> None:
     group = section.group
     assert group.choices["subset"] == list(SUBSETS)
-    assert group.choices[CHANGE] == ["pgd-10", "pgd-10:weights", "sea-20", "corruptions"]
+    attacks = ["pgd-10", "pgd-10:weights", "sea-20"]
+    assert group.choices[CHANGE] == [*attacks, "corruptions", "attacks side by side"]
     opened = [table.choice for table in group.tables if table.open]
-    assert len(opened) == len(SUBSETS) * 4  # one a choice
+    assert len(opened) == len(SUBSETS) * (4 + len(RADII))  # one a choice, or one a radius
     assert all(len(one.caption) > 40 for one in group.figures)
 
 
@@ -150,7 +151,8 @@ def test_failed_checks_are_told(section: Section) -> None:
         "Trust check `white-box` (at least as strong as transfer and black-box) holds in all 144 "
         "rows.",
         "Trust check `progress` (the best loss so far rises along the steps, for sea above the "
-        "clean image's) fails in 12 of 144 rows: moe-simple-conv under pgd-10:weights (1/255, 2/255, 4/255, 8/255).",
+        "clean image's) fails in 12 of 144 rows: moe-simple-conv under pgd-10:weights (1/255, "
+        "2/255, 4/255, 8/255).",
     )
 
 

@@ -38,6 +38,8 @@ CORRUPTIONS: tuple[str, ...] = (
 
 Kind = Literal["clean", "attack", "corruption", "other"]
 _KINDS: tuple[Kind, ...] = ("clean", "attack", "corruption", "other")
+FAILED = "\N{DAGGER}"
+"""Marks a value whose attack failed a trust check."""
 TRIED = ("segmentation", "difference", "attack")
 """Kinds of rows that tell of changed images."""
 
@@ -99,11 +101,14 @@ class Trial:
     @property
     def title(self) -> str:
         """What was done to which frames, in words."""
-        dataset, split, (height, width) = self.place
         name = {"corruption": "corruptions", "other": "other conditions"}.get(self.kind, self.name)
-        of = f"{self.images} frame{'' if self.images == 1 else 's'}"
-        of += f" ({self.mark})" if self.mark else ""
-        return f"{dataset} {split}, {height} x {width}, {self.subset}: {name} on {of}"
+        return f"{self.scored_on}, {self.subset}: {name} on {frames_told(self.images, self.mark)}"
+
+    @property
+    def scored_on(self) -> str:
+        """Data set, split and size, in words."""
+        dataset, split, (height, width) = self.place
+        return f"{dataset} {split}, {height} x {width}"
 
     @property
     def own(self) -> list[Row]:
@@ -170,6 +175,21 @@ def trials(rows: Iterable[Row]) -> list[Trial]:
 def mark_of(row: Row) -> str:
     """Return the mark of the frames that a row is of; empty where it has none."""
     return str(row.get(FRAMES, ""))
+
+
+def frames_told(images: int, mark: str = "") -> str:
+    """Write a number of frames, with their mark where it takes one to tell them."""
+    return f"{images} frame{'' if images == 1 else 's'}" + (f" ({mark})" if mark else "")
+
+
+def on_whole(row: Row) -> bool:
+    """Return whether the attack of an ``attack`` row goes through all parts of its model."""
+    return ":" not in row["attack"] and row["attack_settings"].get("through", "all") == "all"
+
+
+def is_published(row: Row) -> bool:
+    """Return whether the attack of an ``attack`` row is as the original ran it."""
+    return "published" in f"{row['attack']} {row['attack_settings'].get('kind', '')}"
 
 
 def failed_checks(rows: Iterable[Row]) -> list[str]:

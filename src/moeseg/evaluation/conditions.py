@@ -1,4 +1,4 @@
-"""Tables over changed images: attacks by radius, transfer, corruptions by severity.
+"""Tables over changed images: attacks side by side, by radius, by source; corruptions by severity.
 
 Rows that may not be compared (other frames, data set, size) never share a table. Clean images have
 their tables in `contents`.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Group
 
+from moeseg.evaluation.attacks_compared import comparisons
 from moeseg.evaluation.cells import (
     NONE,
     ORACLE,
@@ -23,6 +24,7 @@ from moeseg.evaluation.cells import (
     with_spread,
 )
 from moeseg.evaluation.changes import (
+    FAILED,
     Condition,
     Trial,
     by_level,
@@ -38,9 +40,6 @@ from moeseg.evaluation.table import as_markdown, as_terminal
 from moeseg.files import write_text
 from moeseg.types import Row
 
-FAILED = "\N{DAGGER}"
-"""Marks a value whose attack failed a trust check."""
-
 
 def condition_tables(rows: Iterable[Row]) -> list[TextTable]:
     """Return every table over changed images; the order of the rows has no effect.
@@ -48,7 +47,9 @@ def condition_tables(rows: Iterable[Row]) -> list[TextTable]:
     Raises:
         DataError: two rows claim the same cell.
     """
-    return [table for trial in trials(rows) for table in tables_of(trial)]
+    made = trials(rows)
+    side_by_side = [one.table for one in comparisons(made)]
+    return side_by_side + [table for trial in made for table in tables_of(trial)]
 
 
 def tables_of(trial: Trial) -> list[TextTable]:

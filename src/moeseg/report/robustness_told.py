@@ -14,7 +14,9 @@ from moeseg.evaluation.changes import (
     Trial,
     by_level,
     failed_checks,
+    is_published,
     mark_of,
+    on_whole,
     read_condition,
 )
 from moeseg.evaluation.changes import trials as trials_of
@@ -64,8 +66,8 @@ def strongest(rows: Sequence[Row]) -> Strongest | None:
     smallest. Published settings are taken only where there are no others.
     """
     own = [row for row in ordered(rows, "attack") if row["source"] == row["model"]]
-    own = [row for row in own if _on_whole(row) and row["miou"] is not None]
-    own = [row for row in own if not _published(row)] or own
+    own = [row for row in own if on_whole(row) and row["miou"] is not None]
+    own = [row for row in own if not is_published(row)] or own
     if not own:
         return None
     widest = subsets_of(own)[-1]
@@ -89,15 +91,6 @@ def _leaves_more(one: Strongest, other: Strongest) -> bool:
     shared = [model for model in one.mious if model in other.mious]
     mine, theirs = (sum(of.mious[model] for model in shared) for of in (one, other))
     return mine > theirs
-
-
-def _on_whole(row: Row) -> bool:
-    """Return whether an attack goes through all parts of its model."""
-    return ":" not in row["attack"] and row["attack_settings"].get("through", "all") == "all"
-
-
-def _published(row: Row) -> bool:
-    return "published" in f"{row['attack']} {row['attack_settings'].get('kind', '')}"
 
 
 def _least(attacks: Mapping[tuple[str, int, str], Sequence[Row]]) -> Strongest:
