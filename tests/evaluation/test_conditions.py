@@ -197,6 +197,26 @@ def test_only_mixtures_come_part_by_part(made: dict[str, TextTable]) -> None:
     assert [read[name] for name in moves] == ["24.00", "16.00", "40.00", "32.00", "20.00"]
 
 
+def test_failed_checks_mark_differences_and_parts(made: dict[str, TextTable]) -> None:
+    title = f"synthetic test, 96 x 160, {JOIN}: pgd-10 on 24 frames: "
+    table = made[title + "mixture minus another model"]
+    marked = {
+        (texts[1], radius)
+        for texts in table.cells
+        for radius, text in zip(table.columns[2:], texts[2:], strict=True)
+        if text.endswith(FAILED)
+    }
+    assert marked == {("baseline", "8/255")}
+    assert f"{FAILED} an attack on one of the two failed a trust check" in table.note
+    assert (
+        FAILED not in made[title.replace("pgd-10", "sea-20") + "mixture minus another model"].note
+    )
+    parts = made[f"{title.replace('pgd-10', 'pgd-10:weights')}mixtures part by part"]
+    column = parts.columns.index("attacked")
+    assert {texts[0] for texts in parts.cells if FAILED in texts[column]} == {"moe-simple-conv"}
+    assert "progress: moe-simple-conv (1/255, 2/255, 4/255, 8/255)" in parts.note
+
+
 def test_the_transfer_matrix_is_source_by_scored_model(made: dict[str, TextTable]) -> None:
     found = {heading: table for heading, table in made.items() if "transfer at" in heading}
     assert len(found) == len(SUBSETS) * len(RADII)  # of the one attack that was transferred

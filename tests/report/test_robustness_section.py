@@ -181,6 +181,17 @@ def test_the_strongest_attack_is_told_with_who_keeps_most() -> None:
         "38.0 %. Of 6 paired comparisons of a mixture with another model there, 4 are won and 0 "
         "lost; the others are undecided."
     )
+    failing = [
+        row | {"checks": {"radius": False}}
+        if (row["kind"], row["model"]) == ("attack", "expert-urban")
+        else row
+        for row in rows
+    ]
+    (answer,) = how_robust(failing)
+    assert dict(answer.sentences)["Attacks"].endswith(
+        "4 are won and 0 lost; the others are undecided. Of these 4 won or lost, 2 rest on an "
+        "attack that failed a trust check."
+    )
     assert told["Corruptions"].startswith("over 15 corruptions on highway+urban moe-simple-conv ")
     assert told["Trust"].startswith("15 of 144 attack rows that could be checked fail")
     assert how_robust(clean_rows()) == []

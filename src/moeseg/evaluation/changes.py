@@ -200,6 +200,23 @@ def failed_checks(rows: Iterable[Row]) -> list[str]:
     return sorted(names)
 
 
+def rests_on_failed(rows: Iterable[Row], attacks: Iterable[Row]) -> bool:
+    """Return whether a trust check failed of an attack behind any of some ``difference`` rows.
+
+    Args:
+        rows: the differences.
+        attacks: ``attack`` rows on the same frames, each model attacked by itself.
+    """
+    failed = {
+        (row["model"], row["condition"], row["seed"]) for row in attacks if failed_checks([row])
+    }
+    return any(
+        (row[who], row["condition"], row["seed"]) in failed
+        for row in rows
+        for who in ("model", "minus")
+    )
+
+
 def by_level(conditions: Iterable[Condition]) -> list[Condition]:
     """Return conditions by radius or severity, lowest first."""
     return sorted(conditions, key=lambda one: (one.level, one.text))

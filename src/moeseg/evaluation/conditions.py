@@ -30,6 +30,7 @@ from moeseg.evaluation.changes import (
     by_level,
     failed_checks,
     read_condition,
+    rests_on_failed,
     trials,
 )
 from moeseg.evaluation.condition_csv import render_condition_csv
@@ -97,7 +98,7 @@ def attack_table(trial: Trial) -> TextTable:
             if mean is not None and not model.startswith(ORACLE):
                 values[line, column] = mean
             text = with_spread(of_cell or of_attack, "miou", bracket=of_cell is not None)
-            texts.append(f"{text} {FAILED}" if failed_checks(of_attack) else text)
+            texts.append(text + _mark(of_attack))
         lines.append(tuple(texts))
     for column in range(2, len(shown) + 2):
         top = max((v for (_, c), v in values.items() if c == column), default=None)
@@ -135,16 +136,23 @@ def _differences(trial: Trial) -> TextTable:
     cells = gather(rows, lambda row: (names(row), opponent_of(row)), "condition")
     shown = [one for one in by_level(trial.conditions) if any(one.text == c for _, c in cells)]
     lines = [
-        (*pair, *(difference_text(cells.get((pair, one.text), ())) for one in shown))
+        (*pair, *(_difference_text(cells.get((pair, one.text), ()), trial) for one in shown))
         for pair in sorted({pair for pair, _ in cells}, key=pair_order)
     ]
     note = (
         f"Percentage points of mIoU, each model attacked by itself. {_frames_of(trial, rows)} "
         f"Wins or loses: the paired interval excludes 0 and rests on {MIN_SEQUENCES} units or more."
     )
+    if any(FAILED in text for line in lines for text in line):
+        note += f" {FAILED} an attack on one of the two failed a trust check."
     columns = ("mixture", "minus", *(one.told or one.text for one in shown))
     heading = f"{trial.title}: mixture minus another model"
     return TextTable(heading, columns, tuple(lines), frozenset(), note, names=2)
+
+
+def _difference_text(rows: Sequence[Row], trial: Trial) -> str:
+    doubtful = rests_on_failed(rows, trial.own)
+    return difference_text(rows) + (f" {FAILED}" if doubtful else "")
 
 
 def _parts(trial: Trial) -> TextTable:
@@ -160,6 +168,7 @@ def _parts(trial: Trial) -> TextTable:
             of_cell = cells[model, one.text]
             keys = ("clean_miou", "miou", "gate_held_miou", "logits_held_miou")
             numbers = [_share(of_cell, key) for key in keys]
+            numbers[1] += _mark(of_cell)
             moves = [_share(of_cell, k) for k in ("route_moved", "route_flipped", "changed")]
             of_experts = [
                 text
@@ -180,7 +189,7 @@ def _parts(trial: Trial) -> TextTable:
         "clean image's logits under the attacked weights. Route moved: weight that went to "
         "another expert; flipped: decisions whose top expert is another. Changed: labelled pixels "
         "with another class than on the clean image."
-    )
+    ) + _failures(cells)
     heading = f"{trial.title}: mixtures part by part"
     return TextTable(heading, columns, tuple(lines), frozenset(), note)
 
@@ -207,8 +216,7 @@ def _transfers(trial: Trial) -> Iterator[TextTable]:
             texts = [source]
             for model in models:
                 of_cell = cells.get((source, model), ())
-                mark = f" {FAILED}" if failed_checks(of_cell) else ""
-                texts.append(_share(of_cell, "miou") + mark)
+                texts.append(_share(of_cell, "miou") + _mark(of_cell))
             lines.append(tuple(texts))
         yield TextTable(
             f"{trial.title}: transfer at {one.told}, mIoU in percent",
@@ -222,6 +230,11 @@ def _transfers(trial: Trial) -> Iterator[TextTable]:
             "Lines: the model that the images were made for; columns: the model that is scored "
             "on them; in bold: attacked by itself. " + f"{trial.images} frames." + _failures(cells),
         )
+
+
+def _mark(rows: Sequence[Row]) -> str:
+    """Return the mark of ``attack`` rows of which one failed a check; empty where none did."""
+    return f" {FAILED}" if failed_checks(rows) else ""
 
 
 def _frames_of(trial: Trial, rows: Sequence[Row]) -> str:

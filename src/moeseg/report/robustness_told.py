@@ -18,6 +18,7 @@ from moeseg.evaluation.changes import (
     mark_of,
     on_whole,
     read_condition,
+    rests_on_failed,
 )
 from moeseg.evaluation.changes import trials as trials_of
 from moeseg.evaluation.contents import verdict
@@ -152,11 +153,25 @@ def _verdicts(rows: Sequence[Row], one: Strongest, subset: str) -> str:
     if not pairs:
         return ""
     said = Counter(verdict(of_pair) for of_pair in pairs.values())
-    return (
+    attacks = [
+        row
+        for row in ordered(rows, "attack")
+        if row["source"] == row["model"]
+        and (row["subset"], row["images"], mark_of(row)) == (subset, one.images, one.mark)
+    ]
+    decided = [of_pair for of_pair in pairs.values() if verdict(of_pair) != "undecided"]
+    doubtful = sum(rests_on_failed(of_pair, attacks) for of_pair in decided)
+    text = (
         f" Of {len(pairs)} paired comparison{'' if len(pairs) == 1 else 's'} of a mixture with "
         "another model there, "
         f"{said['wins']} are won and {said['loses']} lost; the others are undecided."
     )
+    if doubtful:
+        text += (
+            f" Of these {len(decided)} won or lost, {doubtful} rest{'s' * (doubtful == 1)} on an "
+            "attack that failed a trust check."
+        )
+    return text
 
 
 def _corrupted(rows: Sequence[Row]) -> list[tuple[str, str]]:

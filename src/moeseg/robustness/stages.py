@@ -21,7 +21,7 @@ from moeseg.evaluation.stages import (
     scored_frames,
     scored_subsets,
 )
-from moeseg.robustness.attacked import attacked_rows
+from moeseg.robustness.attacked import attacked_rows, training_frames
 from moeseg.robustness.corrupted import changes_of, corrupted_rows
 from moeseg.robustness.plan import chosen_models, planned_parts, units_of
 from moeseg.robustness.ranks import joined_ranks
@@ -126,13 +126,6 @@ def _frames(run: Run, name: str) -> tuple[Frame, ...]:
     return limit(_all_frames(run), _sweep(run, name).frames)
 
 
-def _training_frames(run: Run, units: Sequence[Unit]) -> tuple[Frame, ...]:
-    """Return the frames that universal changes are fitted on; none where there is none."""
-    if not any(unit.attack.kind.startswith("universal") for unit in units):
-        return ()
-    return run.frames(run.study.robustness.universal_subset or run.study.joined, "train")
-
-
 def _scoring_inputs(run: Run, frames: Sequence[Frame]) -> dict[str, Any]:
     return {
         "frames": run.frames_print(frames),
@@ -147,7 +140,7 @@ def _scoring_inputs(run: Run, frames: Sequence[Frame]) -> dict[str, Any]:
 
 def _sweep_inputs(run: Run, name: str) -> dict[str, Any]:
     units = _units(run, name)
-    training = _training_frames(run, units)
+    training = training_frames(run, units)
     return _scoring_inputs(run, _frames(run, name)) | {
         "units": [(unit.source, unit.condition, unit.attack) for unit in units],
         "targets": _targets(run, name),
@@ -173,7 +166,7 @@ def _make_sweep(run: Run, name: str) -> None:
         saved,
         {one: run.model(one) for one in models},
         units,
-        training=_training_frames(run, units),
+        training=training_frames(run, units),
         transfer=_sweep(run, name).transfer,
         counts=folder,
         job=job,
@@ -185,7 +178,7 @@ def _make_sweep(run: Run, name: str) -> None:
 
 def _sweep_cost(run: Run, name: str) -> Cost:
     units, frames = _units(run, name), len(_frames(run, name))
-    training = len(_training_frames(run, units))
+    training = len(training_frames(run, units))
     passes = 0.0
     for unit in units:
         networks = 1 if unit.source in run.study.networks() else len(run.study.experts)
