@@ -22,6 +22,7 @@ from moeseg.evaluation.contents import TextTable
 from moeseg.evaluation.corruption_means import corruption_means
 from moeseg.evaluation.rows import read_run_rows, write_rows
 from moeseg.evaluation.table import as_markdown
+from moeseg.report.robustness import robustness
 from moeseg.report.robustness_told import how_robust
 from moeseg.types import Row
 from robust_rows import (
@@ -231,6 +232,26 @@ def test_the_transfer_matrix_is_source_by_scored_model(made: dict[str, TextTable
     assert {(table.cells[line][0], models[c - 1]) for line, c in table.best} == {
         (model, model) for model in CLEAN
     }
+
+
+def test_transfer_of_two_architectures_is_told_apart() -> None:
+    made = [
+        attack_row(model, source, "pgd-10", "1/255", "urban")
+        | {"architecture": architecture, "fingerprint": architecture, "miou": miou}
+        for architecture, miou in (("deeplab", 0.1), ("frrn", 0.2))
+        for model in ("baseline", "expert-urban")
+        for source in ("baseline", "expert-urban")
+    ]
+    (table,) = (t for t in condition_tables(made) if "transfer at" in t.heading)
+    names = [f"{m} ({a})" for m in ("baseline", "expert-urban") for a in ("deeplab", "frrn")]
+    assert table.columns == ("made for", *names)
+    assert [texts[0] for texts in table.cells[1:]] == names
+    assert cell(table, "baseline (frrn)", "expert-urban (frrn)") == "20.00"
+    assert cell(table, "baseline (frrn)", "expert-urban (deeplab)") == "-"
+    section = robustness(made)
+    assert section is not None
+    assert not section.lacking
+    assert any(one.title.startswith("Transfer of pgd-10") for one in section.group.figures)
 
 
 def test_means_over_corruptions(rows: list[Row], made: dict[str, TextTable]) -> None:

@@ -207,10 +207,10 @@ def _transfers(trial: Trial) -> Iterator[TextTable]:
         rows = [row for row in trial.of("attack") if row["condition"] == one.text]
         if all(row["source"] == row["model"] for row in rows):
             continue
-        cells = gather(rows, lambda row: str(row["source"]), "model")
+        cells, call = transfer_cells(rows), named(rows)
         sources = sorted({source for source, _ in cells}, key=model_order)
         models = sorted({model for _, model in cells}, key=model_order)
-        lines = [("none (clean)", *(_share([r for r in rows if r["model"] == model], "clean_miou")
+        lines = [("none (clean)", *(_share([r for r in rows if call(r) == model], "clean_miou")
                                     for model in models))]  # fmt: skip
         for source in sources:
             texts = [source]
@@ -230,6 +230,26 @@ def _transfers(trial: Trial) -> Iterator[TextTable]:
             "Lines: the model that the images were made for; columns: the model that is scored "
             "on them; in bold: attacked by itself. " + f"{trial.images} frames." + _failures(cells),
         )
+
+
+def transfer_cells(rows: Sequence[Row]) -> dict[tuple[str, str], tuple[Row, ...]]:
+    """Return ``attack`` rows of one condition by attacked and scored model, as `named` calls them.
+
+    Raises:
+        DataError: two rows claim the same cell.
+    """
+    call = named(rows)
+    own = {
+        (row["fingerprint"], row["model"]): call(row)
+        for row in rows
+        if row["source"] == row["model"]
+    }
+
+    def pair(row: Row) -> tuple[str, str]:
+        source = own.get((row["fingerprint"], row["source"]), str(row["source"]))
+        return source, call(row)
+
+    return {key: of_cell for (key, _), of_cell in gather(rows, pair, "condition").items()}
 
 
 def _mark(rows: Sequence[Row]) -> str:

@@ -9,7 +9,7 @@ from moeseg.errors import DataError
 from moeseg.evaluation.attacks_compared import comparisons
 from moeseg.evaluation.cells import gather, mean_of, model_order, named
 from moeseg.evaluation.changes import Condition, Trial, by_level, failed_checks, is_changed, trials
-from moeseg.evaluation.conditions import tables_of
+from moeseg.evaluation.conditions import tables_of, transfer_cells
 from moeseg.evaluation.corruption_means import CorruptionMeans, corruption_means
 from moeseg.report import figures
 from moeseg.report.colours import DASHES, LINES
@@ -211,7 +211,7 @@ def _transfers(trial: Trial, choice: Mapping[str, str]) -> Iterator[Figure]:
         rows = [row for row in trial.of("attack") if row["condition"] == one.text]
         if all(row["source"] == row["model"] for row in rows):
             continue
-        cells = gather(rows, lambda row: str(row["source"]), "model")
+        cells = transfer_cells(rows)
         sources = sorted({source for source, _ in cells}, key=model_order)
         models = sorted({model for _, model in cells}, key=model_order)
         values = [[mean_of(cells.get((s, m), ()), "miou") for m in models] for s in sources]
