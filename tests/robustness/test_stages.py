@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from attackable import scenes, trained_mixture
-from moeseg.config import load_study, parse_study
+from moeseg.config import AttackConfig, AttackKind, RobustnessConfig, load_study, parse_study
 from moeseg.data import limit
 from moeseg.errors import DataError, UsageError
+from moeseg.evaluation.conditions import condition_tables
 from moeseg.evaluation.rows import read_rows, read_run_rows, validate_row, write_rows
 from moeseg.evaluation.runner import run_models
 from moeseg.evaluation.stages import load_models, scored_frames
@@ -27,7 +28,7 @@ from moeseg.robustness.attacks import SEA_PARTS, Attack, Perturbed, perturb
 from moeseg.robustness.ball import generators_of
 from moeseg.robustness.craft import FrameCounts, reaction
 from moeseg.robustness.losses import Pixels, cross_entropy
-from moeseg.robustness.plan import planned_parts
+from moeseg.robustness.plan import attack_named, planned_parts
 from moeseg.robustness.sweep import Unit, clips, path_of, read_counts
 from moeseg.robustness.universal import load_universal
 from moeseg.run import Run
@@ -301,6 +302,35 @@ def test_corruptions_have_rows_of_every_model(finished: Run) -> None:
     )
 
 
+def test_subsets_that_are_never_scored_are_corrupted_and_scored_clean(
+    finished: Run, tmp_path: Path
+) -> None:
+    settings = finished.study.model_dump(mode="json")
+    settings["eval"]["subsets"] = ["day"]
+    settings["robustness"] = {
+        "subsets": ["day", "dusk"],
+        "corruptions": {"names": ["fog"], "severities": [1], "models": ["baseline"]},
+    }
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    run = Run(parse_study(settings, "test"), folder)
+    known = read_rows(folder / "results.jsonl")
+    write_rows(folder / "results.jsonl", pick(known, subset="day"))  # as `evaluate` would
+    ledger(run).make(ledger(run).stages["corruptions"])
+    rows = pick(rows_of(run, "corruptions"), kind="segmentation")
+    assert {(row["subset"], row["condition"]) for row in rows} == {
+        ("dusk", "clean"),
+        ("day", "fog-1"),
+        ("dusk", "fog-1"),
+    }
+    (clean,) = pick(rows, condition="clean")
+    (before,) = pick(known, kind="segmentation", model="baseline", subset="dusk")
+    assert clean["miou"] == before["miou"]
+    shown = [t for t in condition_tables(read_run_rows(folder)) if "corruptions on" in t.heading]
+    assert "relative" in shown[0].columns
+    assert all(t.cells[0][-1] != "-" for t in shown if "relative" in t.columns)
+
+
 def test_tables_hold_every_attack_once_though_two_sweeps_share_frames(finished: Run) -> None:
     text = (finished.folder / "robustness.md").read_text()
     for name in ("pgd-2", "sea-3", "universal-2", "pgd-2:weights", "fog"):
@@ -416,6 +446,13 @@ def close(found: list[Row], wanted: list[Row]) -> bool:
         if a.get(key) is not None
     ]
     return all(a == pytest.approx(b, abs=0.015) for a, b in pairs)
+
+
+def test_own_attacks_take_the_steps_of_their_short_names() -> None:
+    kinds: list[AttackKind] = ["fgsm", "pgd", "sea", "square", "universal-published"]
+    own = RobustnessConfig(attacks={f"my-{k}": AttackConfig(kind=k) for k in kinds})
+    for kind in kinds:
+        assert attack_named(f"my-{kind}", own) == Attack.parse(kind)
 
 
 def test_published_attacks_clip_as_the_original_did_by_architecture() -> None:

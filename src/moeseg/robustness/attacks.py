@@ -52,6 +52,11 @@ _LOSSES: dict[Kind, LossName] = {
 _NAME = re.compile(r"(?P<kind>[a-z-]*[a-z])(-(?P<steps>\d+))?(x(?P<restarts>\d+))?(:(?P<part>.+))?")
 
 
+def usual_steps(kind: Kind) -> int:
+    """Return the steps of an attack of which none are told."""
+    return _STEPS.get(kind, 10)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attack:
     """An attack on single images, without the radius.
@@ -127,7 +132,7 @@ class Attack:
                 unknown_name("attack", kind, KINDS)
                 + " Steps, restarts and a part may follow: pgd-50x3, pgd-10:weights."
             )
-        steps = int(found["steps"]) if found["steps"] else _STEPS.get(kind, 10)
+        steps = int(found["steps"]) if found["steps"] else usual_steps(kind)
         restarts = int(found["restarts"] or 1)
         return cls(kind=kind, steps=steps, restarts=restarts, through=found["part"] or ALL)
 
@@ -181,7 +186,8 @@ def perturb(
     """Attack a batch of images; the model's mode, gradients and parameters are as before after.
 
     Of all points on the way, each image keeps the one with most labelled pixels wrong, the latest
-    among equals; ``fgsm`` and the published attacks keep their last. An image without a labelled
+    among equals; ``fgsm`` and the published attacks keep their last, ``square`` that of highest
+    Jensen-Shannon loss, the one it goes on from. An image without a labelled
     pixel is not driven anywhere.
 
     Args:

@@ -202,7 +202,9 @@ def _shown_inputs(run: Run) -> dict[str, Any]:
 def _corrupted_inputs(run: Run) -> dict[str, Any]:
     wanted = run.study.robustness.corruptions
     assert wanted is not None
+    lacking = _never_clean(run)
     return _scoring_inputs(run, _all_frames(run)) | {
+        **({"clean": lacking} if lacking else {}),
         "conditions": list(changes_of(wanted, run.study.seed)),
         "models": _corrupted_models(run),
     }
@@ -214,13 +216,18 @@ def _corrupted_models(run: Run) -> list[str]:
     return chosen_models(wanted.models, run.study.model_names())
 
 
+def _never_clean(run: Run) -> list[str]:
+    """Return the subsets that are corrupted and that the study does not score clean."""
+    return [subset for subset in _subsets(run) if subset not in scored_subsets(run)]
+
+
 def _make_corrupted(run: Run) -> None:
     wanted = run.study.robustness.corruptions
     assert wanted is not None
     models = load_models(run, _corrupted_models(run))
     infos = {one: model_info(run, one) for one in models}
     base = row_base(run, run.eval_size, run.record("corruptions")["fingerprint"])
-    frames, subsets = _all_frames(run), _subsets(run)
+    frames, subsets, lacking = _all_frames(run), _subsets(run), _never_clean(run)
 
     def score(change: Change, condition: str) -> list[Row]:
         named = base | {"condition": condition}
@@ -228,7 +235,10 @@ def _make_corrupted(run: Run) -> None:
 
     (folder,) = _scratch_of(run, "corruptions")
     with joined_ranks("corruptions"):
-        rows = corrupted_rows(changes_of(wanted, run.study.seed), score, folder)
+        rows: list[Row] = []
+        if lacking:  # what corrupted frames are compared with
+            rows += evaluate(models, run, scored_frames(run, lacking), lacking, base, infos)
+        rows += corrupted_rows(changes_of(wanted, run.study.seed), score, folder)
     if rank() == 0:
         (path,) = _rows_of(run, "corruptions")
         write_rows(path, rows)
