@@ -172,10 +172,10 @@ def table(
     """Print one table of the rows of several runs, e.g. of one study with several seeds."""
     from moeseg.evaluation.changes import is_changed
     from moeseg.evaluation.conditions import render_conditions
-    from moeseg.evaluation.rows import read_rows
+    from moeseg.evaluation.rows import read_files
     from moeseg.evaluation.table import render_terminal, write_tables
 
-    found = [row for path in rows for row in read_rows(path)]
+    found = read_files(rows)
     _show(render_terminal(found))
     if any(is_changed(row) for row in found):
         _show(render_conditions(found))

@@ -386,8 +386,9 @@ class AttackConfig(Strict):
 
     kind: AttackKind = "pgd"
     """As in a short name; `docs/robustness.md` says what each does."""
-    steps: Positive = 10
-    """Gradients; queries of `square`, epochs of `universal`; of `sea`, for each of its losses."""
+    steps: Positive | None = None
+    """Gradients; queries of `square`, epochs of `universal`; of `sea`, for each of its losses. Null
+    takes as many as a short name without a number, e.g. 10 of pgd, 30 of sea."""
     restarts: Positive = 1
     """Random starts, of which each image keeps the worst."""
     step_size: Annotated[float, Field(gt=0, le=2)] | None = None
@@ -634,15 +635,20 @@ class Study(Strict):
 
     def habits_of(self, model: str) -> dict[str, object]:
         """Return those of `habits` that one model was made with."""
+        return self._kept(self.networks_of(model), gates=self.has_fitted_gate(model))
+
+    def networks_of(self, model: str) -> Sequence[str]:
+        """Return the networks that a model stands on; of a network itself."""
         dropout, seeded = self.uncertainty.dropout, self.seeded_baselines()
-        experts = [f"expert-{name}" for name in self.experts]
-        networks: Sequence[str] = [model] if model in self.networks() else experts
+        if model in self.networks():
+            return [model]
         if model in seeded:
-            networks = seeded[model]
-        elif model in dropout:
-            networks = [dropout[model].of]
-        gates = model.removeprefix("mean-gate-") in self.gated()
-        return self._kept(networks, gates=gates)
+            return seeded[model]
+        return [dropout[model].of] if model in dropout else [f"expert-{n}" for n in self.experts]
+
+    def has_fitted_gate(self, model: str) -> bool:
+        """Return whether a model has a gate that was fitted, or the mean of one."""
+        return model.removeprefix("mean-gate-") in self.gated()
 
     def _kept(self, networks: Iterable[str], *, gates: bool) -> dict[str, object]:
         """Return the habits that settings of some networks have, and of the gates."""

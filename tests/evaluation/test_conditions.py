@@ -11,18 +11,19 @@ from statistics import fmean
 import pytest
 
 from moeseg.errors import DataError
-from moeseg.evaluation.changes import CORRUPTIONS, failed_checks, read_condition, trials
+from moeseg.evaluation.changes import CORRUPTIONS, FAILED, failed_checks, read_condition, trials
 from moeseg.evaluation.condition_csv import render_condition_csv
 from moeseg.evaluation.conditions import (
-    FAILED,
     condition_tables,
     render_conditions,
     write_condition_tables,
 )
 from moeseg.evaluation.contents import TextTable
 from moeseg.evaluation.corruption_means import corruption_means
-from moeseg.evaluation.rows import read_run_rows
+from moeseg.evaluation.rows import read_run_rows, write_rows
 from moeseg.evaluation.table import as_markdown
+from moeseg.report.robustness import robustness
+from moeseg.report.robustness_told import how_robust
 from moeseg.types import Row
 from robust_rows import (
     ALL_FRAMES,
@@ -153,6 +154,35 @@ def test_each_cell_of_an_attack_is_of_its_model_and_radius(
     assert ("radius: baseline (8/255)." in table.note) == (attack == "pgd-10")
 
 
+def test_attacks_at_one_radius_stand_side_by_side(made: dict[str, TextTable]) -> None:
+    for radius in RADII:
+        table = made[
+            f"synthetic test, 96 x 160, {JOIN}: attacks at {radius} on 24 frames: mIoU in percent"
+        ]
+        assert table.columns == ("model", "clean", "pgd-10", "sea-20")  # no part of a mixture
+        for model in CLEAN:
+            assert cell(table, model, "clean") == f"{100 * clean_miou(model, JOIN):.2f}"
+            for attack in table.columns[2:]:
+                text = f"{100 * attacked_miou(model, model, attack, radius, JOIN):.2f}"
+                failed = (model, attack, radius) == ("baseline", "pgd-10", "8/255")
+                assert cell(table, model, attack) == text + (f" {FAILED}" if failed else "")
+
+
+def test_published_attacks_come_first_each_with_its_correct_twin() -> None:
+    names = ("apgd-9", "fgsm", "fgsm-published", "pgd-9", "pgd-published-9", "square-9")
+    made = [
+        attack_row("baseline", "baseline", "pgd-10", "1/255", "urban")
+        | {"attack": name, "condition": f"{name}@0.04", "attack_settings": {"kind": name}}
+        for name in names
+    ]
+    first = condition_tables(made)[0]
+    assert first.columns[2:] == (
+        *("fgsm-published", "fgsm", "pgd-published-9", "pgd-9"),
+        *("apgd-9", "square-9"),
+    )
+    assert len(condition_tables(made[:1])) == 1  # nothing stands beside it
+
+
 def test_only_mixtures_come_part_by_part(made: dict[str, TextTable]) -> None:
     title = f"synthetic test, 96 x 160, {JOIN}: pgd-10 on 24 frames: mixtures part by part"
     table = made[title]
@@ -166,6 +196,26 @@ def test_only_mixtures_come_part_by_part(made: dict[str, TextTable]) -> None:
     assert read["urban mIoU"] == f"{80 * miou:.2f}"
     moves = ("route moved", "route flipped", "mask changed", "highway changed", "urban changed")
     assert [read[name] for name in moves] == ["24.00", "16.00", "40.00", "32.00", "20.00"]
+
+
+def test_failed_checks_mark_differences_and_parts(made: dict[str, TextTable]) -> None:
+    title = f"synthetic test, 96 x 160, {JOIN}: pgd-10 on 24 frames: "
+    table = made[title + "mixture minus another model"]
+    marked = {
+        (texts[1], radius)
+        for texts in table.cells
+        for radius, text in zip(table.columns[2:], texts[2:], strict=True)
+        if text.endswith(FAILED)
+    }
+    assert marked == {("baseline", "8/255")}
+    assert f"{FAILED} an attack on one of the two failed a trust check" in table.note
+    assert (
+        FAILED not in made[title.replace("pgd-10", "sea-20") + "mixture minus another model"].note
+    )
+    parts = made[f"{title.replace('pgd-10', 'pgd-10:weights')}mixtures part by part"]
+    column = parts.columns.index("attacked")
+    assert {texts[0] for texts in parts.cells if FAILED in texts[column]} == {"moe-simple-conv"}
+    assert "progress: moe-simple-conv (1/255, 2/255, 4/255, 8/255)" in parts.note
 
 
 def test_the_transfer_matrix_is_source_by_scored_model(made: dict[str, TextTable]) -> None:
@@ -182,6 +232,26 @@ def test_the_transfer_matrix_is_source_by_scored_model(made: dict[str, TextTable
     assert {(table.cells[line][0], models[c - 1]) for line, c in table.best} == {
         (model, model) for model in CLEAN
     }
+
+
+def test_transfer_of_two_architectures_is_told_apart() -> None:
+    made = [
+        attack_row(model, source, "pgd-10", "1/255", "urban")
+        | {"architecture": architecture, "fingerprint": architecture, "miou": miou}
+        for architecture, miou in (("deeplab", 0.1), ("frrn", 0.2))
+        for model in ("baseline", "expert-urban")
+        for source in ("baseline", "expert-urban")
+    ]
+    (table,) = (t for t in condition_tables(made) if "transfer at" in t.heading)
+    names = [f"{m} ({a})" for m in ("baseline", "expert-urban") for a in ("deeplab", "frrn")]
+    assert table.columns == ("made for", *names)
+    assert [texts[0] for texts in table.cells[1:]] == names
+    assert cell(table, "baseline (frrn)", "expert-urban (frrn)") == "20.00"
+    assert cell(table, "baseline (frrn)", "expert-urban (deeplab)") == "-"
+    section = robustness(made)
+    assert section is not None
+    assert not section.lacking
+    assert any(one.title.startswith("Transfer of pgd-10") for one in section.group.figures)
 
 
 def test_means_over_corruptions(rows: list[Row], made: dict[str, TextTable]) -> None:
@@ -249,6 +319,31 @@ def test_other_frames_are_another_table() -> None:
     ]
     assert tables[-1].columns == ("model", "clean", "night")
     assert [trial.part for trial in trials(made)] == [False, True, False]
+
+
+def test_as_many_other_frames_are_another_table_too(tmp_path: Path) -> None:
+    """`frames: 24` and `25` may choose as many frames of a subset, and hardly one in common."""
+    made = [
+        row | {"frames": mark, "condition": "pgd-10@1/255"}
+        for mark, gap in (("aa", 0.05), ("bb", -0.05))
+        for row in (
+            attack_row("baseline", "baseline", "pgd-10", "1/255", "urban"),
+            segmentation("baseline", "urban", "", 12, 0.3 + gap),
+            difference("moe-simple-conv", "baseline", "urban", "", 12, gap),
+        )
+    ]
+    for place, part in enumerate((made[:3], made[3:], made[3:])):
+        write_rows(tmp_path / "robustness" / f"attack-{place}.jsonl", part)
+    read = read_run_rows(tmp_path)
+    assert read == made  # the third sweep is of the second's frames
+    tables = condition_tables(read)
+    assert [(t.heading.split(": ")[1], t.cells[0][2]) for t in tables if t.names == 1] == [
+        ("pgd-10 on 12 frames (aa)", "35.00 [33.00, 37.00]"),
+        ("pgd-10 on 12 frames (bb)", "25.00 [23.00, 27.00]"),
+    ]
+    assert len(render_condition_csv(read).splitlines()) == 3
+    told = [text for _, text in how_robust(read)[0].sentences]
+    assert "Of 1 paired comparison of a mixture with another model there, 1 are won" in told[0]
 
 
 def test_two_seeds_give_mean_and_range() -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from moeseg.errors import DataError
-from moeseg.evaluation.rows import read_rows, validate_row, write_rows
+from moeseg.evaluation.rows import read_files, read_rows, validate_row, write_rows
 from moeseg.types import Row
+from robust_rows import attack_row
 
 
 def _row(**changes: object) -> Row:
@@ -117,6 +118,27 @@ def test_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert f"cannot write {path}" in done.stderr
     assert read_rows(path) == [{"kind": "other", "number": 1}]
     assert [file.name for file in tmp_path.iterdir()] == ["results.jsonl"]
+
+
+def test_only_sweeps_of_one_run_are_joined(tmp_path: Path) -> None:
+    row = attack_row("baseline", "baseline", "pgd-10", "1/255", "urban")
+    failed = row | {"checks": dict.fromkeys(row["checks"], False)}
+    paths = {
+        name: tmp_path / name
+        for name in (
+            *("a/robustness/attack-x.jsonl", "a/robustness/attack-y.jsonl"),
+            *("b/robustness/attack-x.jsonl", "a/results.jsonl", "a/other.jsonl"),
+        )
+    }
+    for path in paths.values():
+        write_rows(path, [failed if path.stem == "attack-y" else row])
+    x, y, of_other, *plain = paths.values()
+    assert read_files([x, y]) == [failed]
+    assert read_files([x, of_other]) == [row, row]  # another run: to be told, not merged
+    assert read_files([*plain, plain[0]]) == [row] * 3
+    for key, value in (("seed", 1), ("frames", "aa")):
+        write_rows(y, [row | {key: value}])
+        assert len(read_files([x, y])) == 2
 
 
 @pytest.mark.parametrize("line", ["{", "3", "[]", '{"model": "x"}'])

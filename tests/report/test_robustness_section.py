@@ -129,9 +129,10 @@ def test_corruptions_by_severity_and_by_name(section: Section) -> None:
 def test_every_table_and_figure_is_found_by_its_choice(section: Section) -> None:
     group = section.group
     assert group.choices["subset"] == list(SUBSETS)
-    assert group.choices[CHANGE] == ["pgd-10", "pgd-10:weights", "sea-20", "corruptions"]
+    attacks = ["pgd-10", "pgd-10:weights", "sea-20"]
+    assert group.choices[CHANGE] == [*attacks, "corruptions", "attacks side by side"]
     opened = [table.choice for table in group.tables if table.open]
-    assert len(opened) == len(SUBSETS) * 4  # one a choice
+    assert len(opened) == len(SUBSETS) * (4 + len(RADII))  # one a choice, or one a radius
     assert all(len(one.caption) > 40 for one in group.figures)
 
 
@@ -149,8 +150,9 @@ def test_failed_checks_are_told(section: Section) -> None:
         "nothing to compare with in any row.",
         "Trust check `white-box` (at least as strong as transfer and black-box) holds in all 144 "
         "rows.",
-        "Trust check `progress` (the best loss so far rises along the steps) fails in 12 of 144 "
-        "rows: moe-simple-conv under pgd-10:weights (1/255, 2/255, 4/255, 8/255).",
+        "Trust check `progress` (the best loss so far rises along the steps, for sea above the "
+        "clean image's) fails in 12 of 144 rows: moe-simple-conv under pgd-10:weights (1/255, "
+        "2/255, 4/255, 8/255).",
     )
 
 
@@ -178,6 +180,17 @@ def test_the_strongest_attack_is_told_with_who_keeps_most() -> None:
         "moe-simple-conv keeps most, 6.5 % mIoU of 44.0 %, and expert-urban least, 1.5 % mIoU of "
         "38.0 %. Of 6 paired comparisons of a mixture with another model there, 4 are won and 0 "
         "lost; the others are undecided."
+    )
+    failing = [
+        row | {"checks": {"radius": False}}
+        if (row["kind"], row["model"]) == ("attack", "expert-urban")
+        else row
+        for row in rows
+    ]
+    (answer,) = how_robust(failing)
+    assert dict(answer.sentences)["Attacks"].endswith(
+        "4 are won and 0 lost; the others are undecided. Of these 4 won or lost, 2 rest on an "
+        "attack that failed a trust check."
     )
     assert told["Corruptions"].startswith("over 15 corruptions on highway+urban moe-simple-conv ")
     assert told["Trust"].startswith("15 of 144 attack rows that could be checked fail")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,18 @@ def test_losses_begin_at_the_start_and_rise() -> None:
     assert found.losses.shape == (11, 3)
     best = found.losses.cummax(0).values.mean(1)
     assert best[-1] > best[0]
+
+
+def test_losses_are_those_of_every_stage_and_of_the_run_that_an_image_keeps() -> None:
+    assert run("apgd-masked-6").losses.shape == (2 + 2 + 5, 3)
+    generators = generators_of(0, KEYS)
+    once = partial(perturb, trained_expert(), IMAGES, LABEL, epsilon=EPSILON)
+    runs = [once(generators, attack=Attack.parse("pgd-2")) for _ in range(3)]
+    kept = once(generators_of(0, KEYS), attack=Attack.parse("pgd-2x3"))
+    wrong_pixels = torch.stack([one.wrong for one in runs])  # (3, B)
+    last = 2 - wrong_pixels.flip(0).argmax(0)  # the latest among equals
+    expected = torch.stack([runs[k].losses[:, b] for b, k in enumerate(last.tolist())], 1)
+    torch.testing.assert_close(kept.losses, expected)
 
 
 def test_apgd_is_its_description_image_by_image() -> None:

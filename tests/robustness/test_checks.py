@@ -10,7 +10,7 @@ from torch import Tensor
 from moeseg.evaluation.collectors import SegmentationCollector
 from moeseg.evaluation.intervals import Blocks
 from moeseg.robustness.attacks import Attack
-from moeseg.robustness.checks import CHECKS, Checked, check_all
+from moeseg.robustness.checks import CHECKS, Checked, Climb, check_all
 from moeseg.types import Frame
 
 FRAMES = [Frame(f"drive{i % 10}", f"{i:03d}", Path("x"), None, "town", "test") for i in range(20)]
@@ -31,6 +31,7 @@ def checked(
     epsilon: float = 4 / 255,
     source: str = "m",
     losses: Tensor | None = None,
+    clean: Tensor | None = None,
 ) -> Checked:
     """An attack that leaves a share of 100 pixels of each of two classes right in every frame."""
     hits = round(100 * right)
@@ -39,11 +40,15 @@ def checked(
     counts[::2, 0] += torch.tensor([0, 3])
     collector = SegmentationCollector("m", ("a", "b"), Blocks.of(FRAMES), ("town",), BASE)
     collector.count_confusions(counts, [frame.key for frame in FRAMES])
-    return Checked(source, "m", Attack.parse(name), epsilon, collector, losses)
+    climb = None
+    if losses is not None:
+        before = losses[:, 0] if clean is None else clean
+        climb = Climb(losses, before, (losses > 0).any(1).numpy())
+    return Checked(source, "m", Attack.parse(name), epsilon, collector, climb)
 
 
 def verdict(one: Checked, *others: Checked) -> dict[str, bool | None]:
-    frames = len(FRAMES) if one.losses is None else len(one.losses)
+    frames = len(FRAMES) if one.climb is None else len(one.climb.losses)
     return check_all(one, [one, *others], "town", np.ones(frames, dtype=bool))
 
 
@@ -111,6 +116,24 @@ def test_losses_must_rise() -> None:
     assert verdict(checked(0.3, losses=one_lucky))["progress"] is False
     assert verdict(checked(0.3, losses=torch.tensor([[2.0, 1.0, 0.5]])))["progress"] is False
     assert verdict(checked(0.3))["progress"] is None
+
+
+def test_frames_without_a_labelled_pixel_do_not_count_against_progress() -> None:
+    one_of_three = torch.tensor([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]])
+    assert verdict(checked(0.3, losses=one_of_three))["progress"] is True
+    assert verdict(checked(0.3, losses=torch.zeros(3, 2)))["progress"] is None
+
+
+@pytest.mark.parametrize("name", ["sea-6", "apgd-masked-6"])
+def test_in_a_shrinking_ball_the_last_stage_must_beat_the_clean_image(name: str) -> None:
+    # starts and ends of 1, 1 and 4 steps; the last stage starts at its best
+    losses = torch.tensor([[3.0, 9.0, 8.0, 9.0, 7.0, 6.0, 6.0, 5.0, 6.0]])
+
+    def progress(clean: float) -> bool | None:
+        return verdict(checked(0.3, name, losses=losses, clean=torch.tensor([clean])))["progress"]
+
+    assert progress(1.0) is True
+    assert progress(7.0) is False  # only points out of the last ball are above it
 
 
 def test_failed_checks_are_named() -> None:

@@ -8,6 +8,7 @@ import pytest
 from command import Command
 from moeseg.config import load_study
 from moeseg.evaluation.rows import read_rows
+from moeseg.robustness.universal import load_universal
 from moeseg.run import Run
 from moeseg.study import run_study
 from tiny import write_study
@@ -154,6 +155,12 @@ def test_a_saved_universal_change_meets_models_it_was_not_made_for(
     code, out, err = moeseg("corrupt", models[1], *shown, *data)
     assert code == 0, err
     assert "universal-2 of expert-dusk" in out
+    # of all experts, whichever subsets are scored
+    assert load_universal(file)[1]["subsets"] == ["day", "dusk"]
+    wrong = ("--set", "robustness.universal_subset=dawn", "--frames", 2)
+    code, _, err = moeseg("attack", *models, *made, *data, *wrong)
+    assert code == 2
+    assert "robustness.universal_subset: expected training frames of dawn" in err
     (row,) = (
         row
         for row in read_rows(tmp_path / "c" / "results.jsonl")

@@ -14,17 +14,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from moeseg.config import load_study, parse_study
+from attackable import scenes, trained_mixture
+from moeseg.config import AttackConfig, AttackKind, RobustnessConfig, load_study, parse_study
 from moeseg.data import limit
 from moeseg.errors import DataError, UsageError
+from moeseg.evaluation.conditions import condition_tables
 from moeseg.evaluation.rows import read_rows, read_run_rows, validate_row, write_rows
 from moeseg.evaluation.runner import run_models
 from moeseg.evaluation.stages import load_models, scored_frames
+from moeseg.metrics import scores
 from moeseg.models import Model, build_ensemble, build_expert, build_mixture
 from moeseg.robustness.attacks import SEA_PARTS, Attack, Perturbed, perturb
 from moeseg.robustness.ball import generators_of
-from moeseg.robustness.craft import FrameCounts
-from moeseg.robustness.plan import planned_parts
+from moeseg.robustness.craft import FrameCounts, reaction
+from moeseg.robustness.losses import Pixels, cross_entropy
+from moeseg.robustness.plan import attack_named, planned_parts
 from moeseg.robustness.sweep import Unit, clips, path_of, read_counts
 from moeseg.robustness.universal import load_universal
 from moeseg.run import Run
@@ -47,6 +51,13 @@ ROBUSTNESS: dict[str, Any] = {
             "attacks": ["pgd-3", "sea-3", "square-3", "worst"],
             "epsilons": ["32/255"],
             "models": ["expert-day", "moe-simple"],
+            "frames": 4,
+            "transfer": True,
+        },
+        "part": {
+            "attacks": ["pgd-1:weights"],
+            "epsilons": ["8/255"],
+            "models": ["baseline", "moe-simple"],
             "frames": 4,
             "transfer": True,
         },
@@ -229,6 +240,43 @@ def test_transfer_scores_every_model_on_each_ones_images(finished: Run) -> None:
     assert {row["images"] for row in pick(rows, kind="segmentation", subset="day+dusk")} == {4}
 
 
+def test_models_that_have_not_the_attacked_part_are_scored_and_told_in_full(
+    finished: Run,
+) -> None:
+    rows = pick(rows_of(finished, "attack-part"), kind="attack")
+    assert {(row["source"], row["model"]) for row in rows} == {
+        ("moe-simple", "moe-simple"),
+        ("moe-simple", "baseline"),
+    }
+    frames = limit(scored_frames(finished), 4)
+    data, baseline = finished.dataset(frames), load_models(finished, ["baseline"])["baseline"]
+    counted = FrameCounts([frame.key for frame in frames], 3)
+    run_models({"baseline": baseline}, data, {"baseline": [counted]})
+    (row,) = pick(rows, model="baseline", subset="day+dusk")
+    assert row["clean_miou"] == pytest.approx(scores(counted.confusion.long().sum(0)).miou)
+    assert row["lost"] == pytest.approx(row["clean_miou"] - row["miou"])
+    assert row["ci95"] is not None
+
+
+def test_a_damaged_file_of_counts_is_made_again_and_told_if_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, settings=np.array("{}"), values=np.arange(9999))
+    for content in (path.read_bytes()[:200], b"PK nothing"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="expected counts of an attack"):
+            read_counts(path)
+
+
+def test_the_loss_on_clean_images_is_that_of_what_the_attack_reads() -> None:
+    images, label = (one[:2] for one in scenes(False))
+    mixture = trained_mixture()
+    for part, read in (("all", mixture), ("weights", mixture), ("expert-2", mixture.experts[1])):
+        with torch.no_grad():
+            wanted = cross_entropy(Pixels.of(read(images).logits, label), 0.0)
+        told = reaction(mixture, images, images, label, through=part)["clean_loss"]
+        torch.testing.assert_close(told, wanted)
+
+
 def test_universal_changes_are_trained_on_training_frames_and_say_so(finished: Run) -> None:
     path = finished.folder / "robustness/counts/all/moe-simple/universal-2@0.1.safetensors"
     change, noted = load_universal(path)
@@ -252,6 +300,35 @@ def test_corruptions_have_rows_of_every_model(finished: Run) -> None:
     assert (
         pick(rows, condition="fog-5")[0]["images"] == pick(clean, kind="segmentation")[0]["images"]
     )
+
+
+def test_subsets_that_are_never_scored_are_corrupted_and_scored_clean(
+    finished: Run, tmp_path: Path
+) -> None:
+    settings = finished.study.model_dump(mode="json")
+    settings["eval"]["subsets"] = ["day"]
+    settings["robustness"] = {
+        "subsets": ["day", "dusk"],
+        "corruptions": {"names": ["fog"], "severities": [1], "models": ["baseline"]},
+    }
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    run = Run(parse_study(settings, "test"), folder)
+    known = read_rows(folder / "results.jsonl")
+    write_rows(folder / "results.jsonl", pick(known, subset="day"))  # as `evaluate` would
+    ledger(run).make(ledger(run).stages["corruptions"])
+    rows = pick(rows_of(run, "corruptions"), kind="segmentation")
+    assert {(row["subset"], row["condition"]) for row in rows} == {
+        ("dusk", "clean"),
+        ("day", "fog-1"),
+        ("dusk", "fog-1"),
+    }
+    (clean,) = pick(rows, condition="clean")
+    (before,) = pick(known, kind="segmentation", model="baseline", subset="dusk")
+    assert clean["miou"] == before["miou"]
+    shown = [t for t in condition_tables(read_run_rows(folder)) if "corruptions on" in t.heading]
+    assert "relative" in shown[0].columns
+    assert all(t.cells[0][-1] != "-" for t in shown if "relative" in t.columns)
 
 
 def test_tables_hold_every_attack_once_though_two_sweeps_share_frames(finished: Run) -> None:
@@ -307,6 +384,8 @@ def test_a_killed_sweep_goes_on_after_the_last_finished_attack(
         run_study(run)
     left = {path.relative_to(folder) for path in folder.glob("robustness/counts/strong/*/*")}
     assert len(left) == 5
+    broken = folder / sorted(left)[0]
+    broken.write_bytes(broken.read_bytes()[:100])  # as a full disk leaves it
     assert ledger(run).state(ledger(run).stages["attack-strong"]) == "started"
     attacked.clear()
 
@@ -316,8 +395,20 @@ def test_a_killed_sweep_goes_on_after_the_last_finished_attack(
 
     monkeypatch.setattr("moeseg.robustness.sweep.perturb", counted)
     run_study(run)
-    assert attacked.total() == 16 - 5
+    assert attacked.total() == 16 - 5 + 1
     assert rows_of(run, "attack-strong") == rows_of(finished, "attack-strong")
+
+
+def test_rows_of_a_sweep_are_marked_by_their_frames(finished: Run) -> None:
+    every, some = rows_of(finished, "attack-all"), rows_of(finished, "attack-strong")
+    marks = {
+        subset: [{row["frames"] for row in pick(rows, subset=subset)} for rows in (every, some)]
+        for subset in ("day", "dusk", "day+dusk")
+    }
+    assert all(len(one) == len(other) == 1 for one, other in marks.values())
+    assert len({mark for both in marks.values() for (mark,) in both}) == 6
+    again = pick(rows_of(finished, "attack-part"), subset="day")
+    assert {row["frames"] for row in again} == marks["day"][1]
 
 
 def test_two_processes_give_the_rows_of_one(finished: Run, tmp_path: Path) -> None:
@@ -355,6 +446,13 @@ def close(found: list[Row], wanted: list[Row]) -> bool:
         if a.get(key) is not None
     ]
     return all(a == pytest.approx(b, abs=0.015) for a, b in pairs)
+
+
+def test_own_attacks_take_the_steps_of_their_short_names() -> None:
+    kinds: list[AttackKind] = ["fgsm", "pgd", "sea", "square", "universal-published"]
+    own = RobustnessConfig(attacks={f"my-{k}": AttackConfig(kind=k) for k in kinds})
+    for kind in kinds:
+        assert attack_named(f"my-{kind}", own) == Attack.parse(kind)
 
 
 def test_published_attacks_clip_as_the_original_did_by_architecture() -> None:

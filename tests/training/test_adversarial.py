@@ -28,6 +28,7 @@ from moeseg.training.cache import CachedOutputs, LiveOutputs, build_cache
 from moeseg.training.cost import attack_factor, forward_flops
 from moeseg.training.expert import ExpertTraining, train_expert
 from moeseg.training.gate import train_gates
+from moeseg.training.network_stages import model_info
 from moeseg.types import IGNORE, Prediction
 from pgd import pgd
 from tiny import SIZE, study_settings, tiny_expert, write_data, write_study
@@ -526,6 +527,15 @@ def test_a_study_trains_the_networks_that_ask_for_it(
     one, two = (moeseg.load(each.model("expert-day")).state_dict() for each in (run, clean))  # type: ignore[operator]
     assert any(not torch.equal(one[key], two[key]) for key in one)
     assert read_info(run.model("expert-day"))["adversarial"]["steps"] == 3
+    # a model built on it says so
+    for name in ("ensemble-mean", "moe-simple"):
+        info = model_info(run, name)
+        assert set(info["adversarial_networks"]) == {"expert-day"}
+        assert "adversarial" not in info
+        row = model_bases({name: tiny_expert()}, {"settings": {}}, {name: info})[name]
+        assert set(row["settings"]) == {"adversarial_networks"}
+    assert "adversarial_networks" not in model_info(run, "expert-day")
+    assert "adversarial_networks" not in model_info(run, "baseline")
 
 
 def test_a_killed_study_goes_on_with_the_next_mixture(

@@ -7,12 +7,14 @@ severity (``fog-3``), or another. Tables are made in `conditions`.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from moeseg.evaluation.cells import ground_of, ordered, subset_order
 from moeseg.evaluation.contents import CLEAN
+from moeseg.evaluation.rows import FRAMES
 from moeseg.types import Row
 
 CORRUPTIONS: tuple[str, ...] = (
@@ -36,6 +38,8 @@ CORRUPTIONS: tuple[str, ...] = (
 
 Kind = Literal["clean", "attack", "corruption", "other"]
 _KINDS: tuple[Kind, ...] = ("clean", "attack", "corruption", "other")
+FAILED = "\N{DAGGER}"
+"""Marks a value whose attack failed a trust check."""
 TRIED = ("segmentation", "difference", "attack")
 """Kinds of rows that tell of changed images."""
 
@@ -74,6 +78,7 @@ class Trial:
         place: where it was scored.
         subset: of the frames.
         images: their number.
+        mark: of the frames, where another trial has as many others; else empty.
         rows: of the kinds ``segmentation``, ``difference`` and ``attack``.
         clean: ``segmentation`` rows of clean images, as many of them.
         part: whether another trial of its name and subset has more frames.
@@ -84,6 +89,7 @@ class Trial:
     place: Place
     subset: str
     images: int
+    mark: str
     rows: tuple[Row, ...]
     clean: tuple[Row, ...]
     part: bool
@@ -95,10 +101,14 @@ class Trial:
     @property
     def title(self) -> str:
         """What was done to which frames, in words."""
-        dataset, split, (height, width) = self.place
         name = {"corruption": "corruptions", "other": "other conditions"}.get(self.kind, self.name)
-        of = f"{self.images} frame{'' if self.images == 1 else 's'}"
-        return f"{dataset} {split}, {height} x {width}, {self.subset}: {name} on {of}"
+        return f"{self.scored_on}, {self.subset}: {name} on {frames_told(self.images, self.mark)}"
+
+    @property
+    def scored_on(self) -> str:
+        """Data set, split and size, in words."""
+        dataset, split, (height, width) = self.place
+        return f"{dataset} {split}, {height} x {width}"
 
     @property
     def own(self) -> list[Row]:
@@ -133,7 +143,7 @@ def is_changed(row: Row) -> bool:
 def trials(rows: Iterable[Row]) -> list[Trial]:
     """Return the rows on changed images, gathered; the order of the rows has no effect."""
     rows = list(rows)
-    found: dict[tuple[Kind, str, Place, str, int], list[Row]] = {}
+    found: dict[tuple[Kind, str, Place, str, int, str], list[Row]] = {}
     clean: dict[tuple[Place, str, int], list[Row]] = {}
     for row in (
         r for kind in ("segmentation", "difference", "attack") for r in ordered(rows, kind)
@@ -142,22 +152,44 @@ def trials(rows: Iterable[Row]) -> list[Trial]:
         where = (ground_of(row)[:3], row["subset"], row["images"])
         if condition.kind != "clean":
             name = condition.name if condition.kind == "attack" else condition.kind
-            found.setdefault((condition.kind, name, *where), []).append(row)
+            found.setdefault((condition.kind, name, *where, mark_of(row)), []).append(row)
         elif row["kind"] == "segmentation":
             clean.setdefault(where, []).append(row)
     most: dict[tuple[Kind, str, Place, str], int] = {}
     for key in found:
         most[key[:4]] = max(key[4], most.get(key[:4], 0))
+    alike = Counter(key[:5] for key in found)
     made = [
         Trial(
-            *key,
+            *key[:5],
+            mark=key[5] if alike[key[:5]] > 1 else "",
             rows=tuple(of_trial),
-            clean=tuple(clean.get(key[2:], ())),
+            clean=tuple(clean.get(key[2:5], ())),
             part=key[4] < most[key[:4]],
         )
         for key, of_trial in found.items()
     ]
     return sorted(made, key=_trial_order)
+
+
+def mark_of(row: Row) -> str:
+    """Return the mark of the frames that a row is of; empty where it has none."""
+    return str(row.get(FRAMES, ""))
+
+
+def frames_told(images: int, mark: str = "") -> str:
+    """Write a number of frames, with their mark where it takes one to tell them."""
+    return f"{images} frame{'' if images == 1 else 's'}" + (f" ({mark})" if mark else "")
+
+
+def on_whole(row: Row) -> bool:
+    """Return whether the attack of an ``attack`` row goes through all parts of its model."""
+    return ":" not in row["attack"] and row["attack_settings"].get("through", "all") == "all"
+
+
+def is_published(row: Row) -> bool:
+    """Return whether the attack of an ``attack`` row is as the original ran it."""
+    return "published" in f"{row['attack']} {row['attack_settings'].get('kind', '')}"
 
 
 def failed_checks(rows: Iterable[Row]) -> list[str]:
@@ -166,6 +198,23 @@ def failed_checks(rows: Iterable[Row]) -> list[str]:
         name for row in rows for name, holds in (row["checks"] or {}).items() if holds is False
     }
     return sorted(names)
+
+
+def rests_on_failed(rows: Iterable[Row], attacks: Iterable[Row]) -> bool:
+    """Return whether a trust check failed of an attack behind any of some ``difference`` rows.
+
+    Args:
+        rows: the differences.
+        attacks: ``attack`` rows on the same frames, each model attacked by itself.
+    """
+    failed = {
+        (row["model"], row["condition"], row["seed"]) for row in attacks if failed_checks([row])
+    }
+    return any(
+        (row[who], row["condition"], row["seed"]) in failed
+        for row in rows
+        for who in ("model", "minus")
+    )
 
 
 def by_level(conditions: Iterable[Condition]) -> list[Condition]:
@@ -199,4 +248,4 @@ def _condition_order(one: Condition) -> tuple[object, ...]:
 
 def _trial_order(one: Trial) -> tuple[object, ...]:
     kind = _KINDS.index(one.kind)
-    return one.place, subset_order(one.subset), kind, _natural(one.name), -one.images
+    return one.place, subset_order(one.subset), kind, _natural(one.name), -one.images, one.mark

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from moeseg.evaluation.cells import ground_of, ordered
-from moeseg.evaluation.changes import failed_checks, read_condition
+from moeseg.evaluation.changes import failed_checks, mark_of, read_condition
 from moeseg.evaluation.table import csv_text, in_percent
 from moeseg.types import Row
 
@@ -40,7 +40,8 @@ def render_condition_csv(rows: Iterable[Row]) -> str:
 def _key(row: Row) -> tuple[object, ...]:
     condition = read_condition(row["condition"])
     return (
-        *(*ground_of(row)[:3], row["subset"], row["images"], condition.kind, condition.name),
+        *(*ground_of(row)[:3], row["subset"], row["images"], mark_of(row)),
+        *(condition.kind, condition.name),
         *(condition.level, condition.text, row["model"], row["architecture"], row["seed"]),
     )
 

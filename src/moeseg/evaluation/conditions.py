@@ -1,4 +1,4 @@
-"""Tables over changed images: attacks by radius, transfer, corruptions by severity.
+"""Tables over changed images: attacks side by side, by radius, by source; corruptions by severity.
 
 Rows that may not be compared (other frames, data set, size) never share a table. Clean images have
 their tables in `contents`.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Group
 
+from moeseg.evaluation.attacks_compared import comparisons
 from moeseg.evaluation.cells import (
     NONE,
     ORACLE,
@@ -23,11 +24,13 @@ from moeseg.evaluation.cells import (
     with_spread,
 )
 from moeseg.evaluation.changes import (
+    FAILED,
     Condition,
     Trial,
     by_level,
     failed_checks,
     read_condition,
+    rests_on_failed,
     trials,
 )
 from moeseg.evaluation.condition_csv import render_condition_csv
@@ -38,9 +41,6 @@ from moeseg.evaluation.table import as_markdown, as_terminal
 from moeseg.files import write_text
 from moeseg.types import Row
 
-FAILED = "\N{DAGGER}"
-"""Marks a value whose attack failed a trust check."""
-
 
 def condition_tables(rows: Iterable[Row]) -> list[TextTable]:
     """Return every table over changed images; the order of the rows has no effect.
@@ -48,7 +48,9 @@ def condition_tables(rows: Iterable[Row]) -> list[TextTable]:
     Raises:
         DataError: two rows claim the same cell.
     """
-    return [table for trial in trials(rows) for table in tables_of(trial)]
+    made = trials(rows)
+    side_by_side = [one.table for one in comparisons(made)]
+    return side_by_side + [table for trial in made for table in tables_of(trial)]
 
 
 def tables_of(trial: Trial) -> list[TextTable]:
@@ -96,7 +98,7 @@ def attack_table(trial: Trial) -> TextTable:
             if mean is not None and not model.startswith(ORACLE):
                 values[line, column] = mean
             text = with_spread(of_cell or of_attack, "miou", bracket=of_cell is not None)
-            texts.append(f"{text} {FAILED}" if failed_checks(of_attack) else text)
+            texts.append(text + _mark(of_attack))
         lines.append(tuple(texts))
     for column in range(2, len(shown) + 2):
         top = max((v for (_, c), v in values.items() if c == column), default=None)
@@ -134,16 +136,23 @@ def _differences(trial: Trial) -> TextTable:
     cells = gather(rows, lambda row: (names(row), opponent_of(row)), "condition")
     shown = [one for one in by_level(trial.conditions) if any(one.text == c for _, c in cells)]
     lines = [
-        (*pair, *(difference_text(cells.get((pair, one.text), ())) for one in shown))
+        (*pair, *(_difference_text(cells.get((pair, one.text), ()), trial) for one in shown))
         for pair in sorted({pair for pair, _ in cells}, key=pair_order)
     ]
     note = (
         f"Percentage points of mIoU, each model attacked by itself. {_frames_of(trial, rows)} "
         f"Wins or loses: the paired interval excludes 0 and rests on {MIN_SEQUENCES} units or more."
     )
+    if any(FAILED in text for line in lines for text in line):
+        note += f" {FAILED} an attack on one of the two failed a trust check."
     columns = ("mixture", "minus", *(one.told or one.text for one in shown))
     heading = f"{trial.title}: mixture minus another model"
     return TextTable(heading, columns, tuple(lines), frozenset(), note, names=2)
+
+
+def _difference_text(rows: Sequence[Row], trial: Trial) -> str:
+    doubtful = rests_on_failed(rows, trial.own)
+    return difference_text(rows) + (f" {FAILED}" if doubtful else "")
 
 
 def _parts(trial: Trial) -> TextTable:
@@ -159,6 +168,7 @@ def _parts(trial: Trial) -> TextTable:
             of_cell = cells[model, one.text]
             keys = ("clean_miou", "miou", "gate_held_miou", "logits_held_miou")
             numbers = [_share(of_cell, key) for key in keys]
+            numbers[1] += _mark(of_cell)
             moves = [_share(of_cell, k) for k in ("route_moved", "route_flipped", "changed")]
             of_experts = [
                 text
@@ -179,7 +189,7 @@ def _parts(trial: Trial) -> TextTable:
         "clean image's logits under the attacked weights. Route moved: weight that went to "
         "another expert; flipped: decisions whose top expert is another. Changed: labelled pixels "
         "with another class than on the clean image."
-    )
+    ) + _failures(cells)
     heading = f"{trial.title}: mixtures part by part"
     return TextTable(heading, columns, tuple(lines), frozenset(), note)
 
@@ -197,17 +207,16 @@ def _transfers(trial: Trial) -> Iterator[TextTable]:
         rows = [row for row in trial.of("attack") if row["condition"] == one.text]
         if all(row["source"] == row["model"] for row in rows):
             continue
-        cells = gather(rows, lambda row: str(row["source"]), "model")
+        cells, call = transfer_cells(rows), named(rows)
         sources = sorted({source for source, _ in cells}, key=model_order)
         models = sorted({model for _, model in cells}, key=model_order)
-        lines = [("none (clean)", *(_share([r for r in rows if r["model"] == model], "clean_miou")
+        lines = [("none (clean)", *(_share([r for r in rows if call(r) == model], "clean_miou")
                                     for model in models))]  # fmt: skip
         for source in sources:
             texts = [source]
             for model in models:
                 of_cell = cells.get((source, model), ())
-                mark = f" {FAILED}" if failed_checks(of_cell) else ""
-                texts.append(_share(of_cell, "miou") + mark)
+                texts.append(_share(of_cell, "miou") + _mark(of_cell))
             lines.append(tuple(texts))
         yield TextTable(
             f"{trial.title}: transfer at {one.told}, mIoU in percent",
@@ -221,6 +230,31 @@ def _transfers(trial: Trial) -> Iterator[TextTable]:
             "Lines: the model that the images were made for; columns: the model that is scored "
             "on them; in bold: attacked by itself. " + f"{trial.images} frames." + _failures(cells),
         )
+
+
+def transfer_cells(rows: Sequence[Row]) -> dict[tuple[str, str], tuple[Row, ...]]:
+    """Return ``attack`` rows of one condition by attacked and scored model, as `named` calls them.
+
+    Raises:
+        DataError: two rows claim the same cell.
+    """
+    call = named(rows)
+    own = {
+        (row["fingerprint"], row["model"]): call(row)
+        for row in rows
+        if row["source"] == row["model"]
+    }
+
+    def pair(row: Row) -> tuple[str, str]:
+        source = own.get((row["fingerprint"], row["source"]), str(row["source"]))
+        return source, call(row)
+
+    return {key: of_cell for (key, _), of_cell in gather(rows, pair, "condition").items()}
+
+
+def _mark(rows: Sequence[Row]) -> str:
+    """Return the mark of ``attack`` rows of which one failed a check; empty where none did."""
+    return f" {FAILED}" if failed_checks(rows) else ""
 
 
 def _frames_of(trial: Trial, rows: Sequence[Row]) -> str:

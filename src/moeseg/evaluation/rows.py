@@ -32,6 +32,10 @@ BASE_KEYS: tuple[str, ...] = (
 )
 """Keys of every row, in the order they are written."""
 
+FRAMES = "frames"
+"""Key of rows of attack sweeps, which choose frames: a mark that other frames do not share. Rows
+without it are of every frame of their subset, or were written before it was."""
+
 METRIC_KEYS: dict[str, tuple[str, ...]] = {
     "segmentation": (
         "miou",
@@ -165,9 +169,11 @@ SHARES: dict[str, tuple[str, ...]] = {
 an object."""
 
 
+_SWEEPS = "robustness"
+"""Folder of a run that holds the rows of its sweeps and corruptions."""
 _SAME_TRIAL = (
     *("kind", "model", "subset", "condition", "split", "dataset", "size", "seed", "images"),
-    *("source", "minus"),
+    *(FRAMES, "source", "minus"),
 )
 """What two rows of changed images share that say the same."""
 
@@ -183,7 +189,7 @@ def validate_row(row: Row) -> None:
         raise DataError(unknown_name("kind of row", str(kind), METRIC_KEYS))
     keys = BASE_KEYS + METRIC_KEYS[kind]
     wrong = [f"key {key!r} is missing" for key in keys if key not in row]
-    wrong += [unknown_name("key", key, keys) for key in row if key not in keys]
+    wrong += [unknown_name("key", key, keys) for key in row if key not in (*keys, FRAMES)]
     if not wrong:
         wrong = _wrong_values(row)
     if wrong:
@@ -229,16 +235,39 @@ def read_run_rows(folder: Path) -> list[Row]:
     """
     own = folder / "results.jsonl"
     rows = read_rows(own) if own.is_file() else []
-    known: dict[str, Row] = {}
-    for path in sorted((folder / "robustness").glob("*.jsonl")):
-        for row in read_rows(path) if _is_current(folder, path.stem) else ():
-            mark = json.dumps([row.get(key) for key in _SAME_TRIAL])
-            twin = known.setdefault(mark, row)
-            if twin is row:
-                rows.append(row)
-            elif row["kind"] == "attack":
-                twin["checks"] = _joined_checks(twin["checks"], row["checks"])
+    paths = sorted((folder / _SWEEPS).glob("*.jsonl"))
+    return rows + _read_sweeps([path for path in paths if _is_current(folder, path.stem)])
+
+
+def read_files(paths: Iterable[Path]) -> list[Row]:
+    """Read files of rows, of any runs; those of one run's sweeps as `read_run_rows` does.
+
+    Raises:
+        DataError: a file can't be read, or a line is no JSON object.
+    """
+    by_run: dict[Path, list[Path]] = {}
+    for path in paths:
+        place = path.resolve()
+        of_sweep = place.parent.name == _SWEEPS
+        by_run.setdefault(place.parent if of_sweep else place, []).append(path)
+    rows: list[Row] = []
+    for place, files in by_run.items():
+        if place.name == _SWEEPS:
+            rows += _read_sweeps(files)
+        else:
+            rows += [row for path in files for row in read_rows(path)]
     return rows
+
+
+def _read_sweeps(paths: Iterable[Path]) -> list[Row]:
+    """Read the sweeps of one run; what two of them made on the same frames counts once."""
+    known: dict[str, Row] = {}
+    for row in (row for path in paths for row in read_rows(path)):
+        mark = json.dumps([row.get(key) for key in _SAME_TRIAL])
+        twin = known.setdefault(mark, row)
+        if twin is not row and row["kind"] == "attack":
+            twin["checks"] = _joined_checks(twin["checks"], row["checks"])
+    return list(known.values())
 
 
 def _is_current(folder: Path, stage: str) -> bool:

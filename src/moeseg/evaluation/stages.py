@@ -27,7 +27,7 @@ from moeseg.files import replacing
 from moeseg.metrics import class_ids
 from moeseg.models import Expert, Model, load
 from moeseg.run import Cost, Run, Stage
-from moeseg.training.network_stages import forward_seconds, model_info
+from moeseg.training.network_stages import AGAINST, forward_seconds, model_info
 from moeseg.types import Frame, Row, Size, single_subsets
 
 
@@ -161,7 +161,7 @@ def model_bases(
     bases = {}
     for name, model in models.items():
         info = infos[name]
-        against = {key: info[key] for key in ("adversarial",) if key in info}
+        against = {key: info[key] for key in AGAINST if key in info}
         bases[name] = base | {
             "architecture": architecture_name(model),
             "seed": info.get("seed"),  # not the study's: the model may be of elsewhere

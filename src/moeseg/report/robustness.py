@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from moeseg.errors import DataError
+from moeseg.evaluation.attacks_compared import comparisons
 from moeseg.evaluation.cells import gather, mean_of, model_order, named, with_seed
 from moeseg.evaluation.changes import Condition, Trial, by_level, failed_checks, is_changed, trials
-from moeseg.evaluation.conditions import tables_of
+from moeseg.evaluation.conditions import tables_of, transfer_cells
 from moeseg.evaluation.corruption_means import CorruptionMeans, corruption_means
 from moeseg.report import figures
 from moeseg.report.colours import DASHES, LINES
@@ -20,6 +21,9 @@ from moeseg.types import Row
 
 CHANGE = "attack or corruptions"
 """The choice by which figures and tables are found."""
+
+SIDE_BY_SIDE = "attacks side by side"
+"""The value of that choice which shows tables of several attacks at one radius."""
 
 Style = tuple[str, str]
 """Colour and dash of a line."""
@@ -40,7 +44,8 @@ def robustness(rows: Sequence[Row]) -> Section | None:
     made: list[Table] = []
     lacking: list[str] = []
     styles = _styles(rows)
-    for trial in trials(rows):
+    found = trials(rows)
+    for trial in found:
         choice = _choice(trial)
         try:
             texts = tables_of(trial)
@@ -51,9 +56,22 @@ def robustness(rows: Sequence[Row]) -> Section | None:
         for text in texts:
             title = text.heading.removeprefix(f"{choice['scored on']}, ")
             made.append(replace(from_text(text, choice, open=text is texts[0]), title=title))
+    made += _side_by_side(found)
     told = tuple(checks_told([row for row in rows if row["kind"] == "attack"]))
     group = Group(tuple(drawn), tuple(made))
     return Section("robustness", "Robustness", _INTRO, (), group, "\n".join(lacking), told)
+
+
+def _side_by_side(found: Sequence[Trial]) -> Iterator[Table]:
+    """Yield the tables of several attacks at one radius."""
+    try:
+        compared = comparisons(found)
+    except DataError:  # told where the attack's own tables are left out
+        return
+    for one in compared:
+        title = one.table.heading.removeprefix(f"{one.scored_on}, ")
+        choice = {"scored on": one.scored_on, "subset": one.subset, CHANGE: SIDE_BY_SIDE}
+        yield replace(from_text(one.table, choice, open=True), title=title)
 
 
 def _styles(rows: Sequence[Row]) -> dict[str, Style]:
@@ -67,11 +85,10 @@ def _style(number: int) -> Style:
 
 
 def _choice(trial: Trial) -> dict[str, str]:
-    dataset, split, (height, width) = trial.place
     names = {"corruption": "corruptions", "other": "other conditions"}
     name = names.get(trial.kind, trial.name) + (", fewer frames" if trial.part else "")
-    place = f"{dataset} {split}, {height} x {width}"
-    return {"scored on": place, "subset": trial.subset, CHANGE: name}
+    name += f" ({trial.mark})" if trial.mark else ""
+    return {"scored on": trial.scored_on, "subset": trial.subset, CHANGE: name}
 
 
 def _figures(
@@ -194,7 +211,7 @@ def _transfers(trial: Trial, choice: Mapping[str, str]) -> Iterator[Figure]:
         rows = [row for row in trial.of("attack") if row["condition"] == one.text]
         if all(row["source"] == row["model"] for row in rows):
             continue
-        cells = gather(rows, lambda row: str(row["source"]), "model")
+        cells = transfer_cells(rows)
         sources = sorted({source for source, _ in cells}, key=model_order)
         models = sorted({model for _, model in cells}, key=model_order)
         values = [[mean_of(cells.get((s, m), ()), "miou") for m in models] for s in sources]

@@ -9,7 +9,17 @@ from statistics import fmean
 
 from moeseg.errors import DataError
 from moeseg.evaluation.cells import model_order, ordered, subsets_of
-from moeseg.evaluation.changes import Condition, Trial, by_level, failed_checks, read_condition
+from moeseg.evaluation.changes import (
+    Condition,
+    Trial,
+    by_level,
+    failed_checks,
+    is_published,
+    mark_of,
+    on_whole,
+    read_condition,
+    rests_on_failed,
+)
 from moeseg.evaluation.changes import trials as trials_of
 from moeseg.evaluation.contents import verdict
 from moeseg.evaluation.corruption_means import corruption_means
@@ -30,12 +40,14 @@ class Strongest:
     Attributes:
         condition: attack and radius.
         images: frames of the subset.
+        mark: of these frames, see `changes.mark_of`.
         mious: by model, as attacked.
         clean: by model, on the same frames.
     """
 
     condition: Condition
     images: int
+    mark: str
     mious: Mapping[str, float]
     clean: Mapping[str, float]
 
@@ -55,16 +67,17 @@ def strongest(rows: Sequence[Row]) -> Strongest | None:
     smallest. Published settings are taken only where there are no others.
     """
     own = [row for row in ordered(rows, "attack") if row["source"] == row["model"]]
-    own = [row for row in own if _on_whole(row) and row["miou"] is not None]
-    own = [row for row in own if not _published(row)] or own
+    own = [row for row in own if on_whole(row) and row["miou"] is not None]
+    own = [row for row in own if not is_published(row)] or own
     if not own:
         return None
     widest = subsets_of(own)[-1]
-    by_radius: dict[float, dict[tuple[str, int], list[Row]]] = {}
+    by_radius: dict[float, dict[tuple[str, int, str], list[Row]]] = {}
     for row in own:
         if row["subset"] == widest:
             of_radius = by_radius.setdefault(row["epsilon"], {})
-            of_radius.setdefault((row["condition"], row["images"]), []).append(row)
+            key = (row["condition"], row["images"], mark_of(row))
+            of_radius.setdefault(key, []).append(row)
     found: list[Strongest] = []
     for radius in sorted(by_radius):
         one = _least(by_radius[radius])
@@ -81,25 +94,17 @@ def _leaves_more(one: Strongest, other: Strongest) -> bool:
     return mine > theirs
 
 
-def _on_whole(row: Row) -> bool:
-    """Return whether an attack goes through all parts of its model."""
-    return ":" not in row["attack"] and row["attack_settings"].get("through", "all") == "all"
-
-
-def _published(row: Row) -> bool:
-    return "published" in f"{row['attack']} {row['attack_settings'].get('kind', '')}"
-
-
-def _least(attacks: Mapping[tuple[str, int], Sequence[Row]]) -> Strongest:
+def _least(attacks: Mapping[tuple[str, int, str], Sequence[Row]]) -> Strongest:
     """Return which of the attacks at one radius leaves least of the models they share."""
     mious = {key: _means(rows, "miou") for key, rows in attacks.items()}
     shared = set.intersection(*(set(of) for of in mious.values()))
 
-    def left(key: tuple[str, int]) -> tuple[float, str, int]:
+    def left(key: tuple[str, int, str]) -> tuple[float, str, int, str]:
         return fmean(mious[key][model] for model in shared or mious[key]), *key
 
     key = min(mious, key=left)
-    return Strongest(read_condition(key[0]), key[1], mious[key], _means(attacks[key], "clean_miou"))
+    clean = _means(attacks[key], "clean_miou")
+    return Strongest(read_condition(key[0]), *key[1:], mious[key], clean)
 
 
 def _means(rows: Iterable[Row], key: str) -> dict[str, float]:
@@ -139,17 +144,34 @@ def _verdicts(rows: Sequence[Row], one: Strongest, subset: str) -> str:
     """Count what paired differences under that attack say."""
     pairs: dict[tuple[str, str], list[Row]] = {}
     for row in ordered(rows, "difference"):
-        at = (row["condition"], row["subset"], row["images"])
-        if at == (one.condition.text, subset, one.images) and row["difference"] is not None:
+        at = (row["condition"], row["subset"], row["images"], mark_of(row))
+        if (
+            at == (one.condition.text, subset, one.images, one.mark)
+            and row["difference"] is not None
+        ):
             pairs.setdefault((row["model"], row["minus"]), []).append(row)
     if not pairs:
         return ""
     said = Counter(verdict(of_pair) for of_pair in pairs.values())
-    return (
+    attacks = [
+        row
+        for row in ordered(rows, "attack")
+        if row["source"] == row["model"]
+        and (row["subset"], row["images"], mark_of(row)) == (subset, one.images, one.mark)
+    ]
+    decided = [of_pair for of_pair in pairs.values() if verdict(of_pair) != "undecided"]
+    doubtful = sum(rests_on_failed(of_pair, attacks) for of_pair in decided)
+    text = (
         f" Of {len(pairs)} paired comparison{'' if len(pairs) == 1 else 's'} of a mixture with "
         "another model there, "
         f"{said['wins']} are won and {said['loses']} lost; the others are undecided."
     )
+    if doubtful:
+        text += (
+            f" Of these {len(decided)} won or lost, {doubtful} rest{'s' * (doubtful == 1)} on an "
+            "attack that failed a trust check."
+        )
+    return text
 
 
 def _corrupted(rows: Sequence[Row]) -> list[tuple[str, str]]:

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from moeseg.evaluation.collectors import SegmentationCollector, difference_rows
 from moeseg.evaluation.intervals import Blocks, miou_interval
-from moeseg.evaluation.rows import validate_row
+from moeseg.evaluation.rows import FRAMES, validate_row
+from moeseg.files import fingerprint
 from moeseg.metrics import scores
 from moeseg.models import Model, referenced_experts
-from moeseg.robustness.checks import Checked, check_all
-from moeseg.robustness.sweep import Unit, parts_of, path_of, read_counts
+from moeseg.robustness.checks import Checked, Climb, check_all
+from moeseg.robustness.sweep import Unit, parts_of, path_of, read_clean, read_counts
 from moeseg.robustness.worst import worst_case
 from moeseg.types import Frame, Row, single_subsets
 
@@ -99,11 +100,20 @@ def sweep_rows(units: Sequence[Unit], folder: Path, stand: Stand) -> list[Row]:
 
     Args:
         units: of the sweep.
-        folder: where `sweep.run_sweep` left their counts.
+        folder: where `sweep.run_sweep` left their counts, and those of clean frames.
         stand: what the rows share.
     """
-    every = [replace(stand, subsets=(subset,)) for subset in stand.subsets]
+    every = [_alone(stand, subset) for subset in stand.subsets]
     return [row for alone in every for row in _subset_rows(units, folder, alone)]
+
+
+def _alone(stand: Stand, subset: str) -> Stand:
+    """Return what the rows of one subset share, the mark of its frames among it."""
+    inside = _frames_of(subset, stand)
+    keys = sorted(f.key for f, held in zip(stand.frames, inside, strict=True) if held)
+    mark = {FRAMES: fingerprint(keys)[:8]}
+    bases = {name: base | mark for name, base in stand.bases.items()}
+    return replace(stand, subsets=(subset,), bases=bases)
 
 
 def _subset_rows(units: Sequence[Unit], folder: Path, stand: Stand) -> list[Row]:
@@ -112,10 +122,8 @@ def _subset_rows(units: Sequence[Unit], folder: Path, stand: Stand) -> list[Row]
     inside = _frames_of(subset, stand)
     outcomes = [read_outcome(folder, unit, inside) for unit in units]
     checked = [one for outcome in outcomes for one in _checked(outcome, stand)]
-    clean = {
-        outcome.unit.source: _scored(outcome.unit.source, outcome.notes["clean"], "clean", stand)
-        for outcome in outcomes
-    }
+    plain = {**read_clean(folder), **{o.unit.source: o.notes["clean"] for o in outcomes}}
+    clean = {name: _scored(name, counts, "clean", stand) for name, counts in plain.items()}
     rows: list[Row] = []
     for condition in dict.fromkeys(unit.condition for unit in units):
         own = {
@@ -128,8 +136,7 @@ def _subset_rows(units: Sequence[Unit], folder: Path, stand: Stand) -> list[Row]
     by_unit = {(o.unit.source, o.unit.condition): o for o in outcomes}
     for one in checked:
         outcome = by_unit[one.source, str(one.scored.base["condition"])]
-        known = clean.get(one.target)
-        rows.append(_attack_row(one, outcome, checked, known, subset, stand))
+        rows.append(_attack_row(one, outcome, checked, clean[one.target], subset, stand))
     return rows
 
 
@@ -138,9 +145,14 @@ def _checked(outcome: Outcome, stand: Stand) -> list[Checked]:
     found = []
     for target, counts in outcome.targets.items():
         scored = _scored(target, counts, unit.condition, stand)
-        losses = outcome.notes["losses"] if target == unit.source else None
-        found.append(Checked(unit.source, target, unit.attack, unit.epsilon, scored, losses))
+        climb = _climb(outcome.notes) if target == unit.source else None
+        found.append(Checked(unit.source, target, unit.attack, unit.epsilon, scored, climb))
     return found
+
+
+def _climb(notes: Mapping[str, Tensor]) -> Climb:
+    labelled = notes["clean"].sum((1, 2)) > 0  # (N, C, C) -> (N,)
+    return Climb(notes["losses"], notes["clean_loss"], labelled.numpy())
 
 
 def _scored(model: str, counts: Tensor, condition: str, stand: Stand) -> SegmentationCollector:
@@ -155,7 +167,7 @@ def _attack_row(
     one: Checked,
     outcome: Outcome,
     checked: Sequence[Checked],
-    clean: SegmentationCollector | None,
+    clean: SegmentationCollector,
     subset: str,
     stand: Stand,
 ) -> Row:
@@ -164,7 +176,7 @@ def _attack_row(
     attacked, ci_unit = one.scored.groups(subset)
     miou = one.scored.miou(subset)
     own = one.source == one.target
-    clean_miou = clean.miou(subset) if clean else None
+    clean_miou = clean.miou(subset)
     row = one.scored.head("attack", subset) | {
         "attack": unit.name,
         "epsilon": unit.epsilon,
@@ -172,10 +184,10 @@ def _attack_row(
         "miou": miou,
         "clean_miou": clean_miou,
         "lost": None if miou is None or clean_miou is None else clean_miou - miou,
-        "ci95": miou_interval(clean.groups(subset)[0], attacked) if clean else None,
+        "ci95": miou_interval(clean.groups(subset)[0], attacked),
         "ci_unit": ci_unit,
         "ci_units": len(attacked),
-        "losses": _means(notes["losses"][inside]) if own else None,
+        "losses": _means(one.climb, inside) if one.climb else None,
         **(_part_values(notes, inside, stand.experts[one.target], stand) if own else _NO_PARTS),
         "checks": check_all(one, checked, subset, inside),
         "attack_settings": dict(outcome.settings),
@@ -197,7 +209,11 @@ def _frames_of(subset: str, stand: Stand) -> NDArray[np.bool_]:
     return np.array([frame.subset in parts for frame in stand.frames])
 
 
-def _means(losses: Tensor) -> list[float]:
+def _means(climb: Climb, inside: NDArray[np.bool_]) -> list[float] | None:
+    """Return the mean loss along the steps; None without a frame that has a labelled pixel."""
+    losses = climb.losses[inside & climb.labelled]  # (N, T)
+    if not len(losses):
+        return None
     return [round(float(value), 5) for value in losses.double().mean(0)]  # (N, T) -> T
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.collectors import members_of
 from moeseg.evaluation.saved import Saved
 from moeseg.evaluation.stages import model_bases
@@ -13,6 +14,24 @@ from moeseg.robustness.ranks import joined_ranks
 from moeseg.robustness.sweep import Arena, Unit, origin, run_sweep
 from moeseg.run import Run, rank
 from moeseg.types import Frame, Row, single_subsets
+
+
+def training_frames(run: Run, units: Sequence[Unit]) -> tuple[Frame, ...]:
+    """Return the frames that universal changes are fitted on; none where none is wanted.
+
+    Raises:
+        UsageError, DataError: a subset is not known, or has no training frame.
+    """
+    if not any(unit.attack.kind.startswith("universal") for unit in units):
+        return ()
+    wanted = run.study.robustness.universal_subset or run.study.joined
+    try:
+        return run.frames(wanted, "train")
+    except (UsageError, DataError) as error:
+        raise type(error)(
+            f"robustness.universal_subset: expected training frames of {wanted or 'an expert'}, "
+            f"got none: {error}"
+        ) from error
 
 
 def attacked_rows(

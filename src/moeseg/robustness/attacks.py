@@ -52,6 +52,11 @@ _LOSSES: dict[Kind, LossName] = {
 _NAME = re.compile(r"(?P<kind>[a-z-]*[a-z])(-(?P<steps>\d+))?(x(?P<restarts>\d+))?(:(?P<part>.+))?")
 
 
+def usual_steps(kind: Kind) -> int:
+    """Return the steps of an attack of which none are told."""
+    return _STEPS.get(kind, 10)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attack:
     """An attack on single images, without the radius.
@@ -127,7 +132,7 @@ class Attack:
                 unknown_name("attack", kind, KINDS)
                 + " Steps, restarts and a part may follow: pgd-50x3, pgd-10:weights."
             )
-        steps = int(found["steps"]) if found["steps"] else _STEPS.get(kind, 10)
+        steps = int(found["steps"]) if found["steps"] else usual_steps(kind)
         restarts = int(found["restarts"] or 1)
         return cls(kind=kind, steps=steps, restarts=restarts, through=found["part"] or ALL)
 
@@ -139,6 +144,11 @@ class Attack:
     def published(self) -> bool:
         """Whether this is an attack as the original ran it."""
         return self.kind.endswith("-published")
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether it runs in a ball that shrinks, on losses of its own."""
+        return self.kind == "sea" or self.kind in SEA_PARTS
 
     def parts(self) -> tuple[Attack, ...]:
         """Return the attacks that this one is the worst case of; itself where it is single."""
@@ -154,7 +164,8 @@ class Perturbed:
     Attributes:
         images: (B, 3, H, W), within epsilon of those that were given.
         wrong: (B,) int64 labelled pixels that the attack saw go wrong on them.
-        losses: (T, B) cross-entropy along the steps of the last run, the start first.
+        losses: (T, B) cross-entropy along the steps of the run that each image keeps, the start
+            first; every stage of a shrinking ball begins with its own start.
     """
 
     images: Tensor
@@ -175,7 +186,8 @@ def perturb(
     """Attack a batch of images; the model's mode, gradients and parameters are as before after.
 
     Of all points on the way, each image keeps the one with most labelled pixels wrong, the latest
-    among equals; ``fgsm`` and the published attacks keep their last. An image without a labelled
+    among equals; ``fgsm`` and the published attacks keep their last, ``square`` that of highest
+    Jensen-Shannon loss, the one it goes on from. An image without a labelled
     pixel is not driven anywhere.
 
     Args:
@@ -294,8 +306,11 @@ def _worst(forward: Forward, batch: _Batch, attack: Attack) -> Perturbed:
             found = _run(forward, batch, part)
             if worst is not None:
                 keep = worst.wrong > found.wrong
-                kept = torch.where(keep[:, None, None, None], worst.images, found.images)
-                found = replace(found, images=kept, wrong=torch.maximum(worst.wrong, found.wrong))
+                found = Perturbed(
+                    torch.where(keep[:, None, None, None], worst.images, found.images),
+                    torch.maximum(worst.wrong, found.wrong),
+                    torch.where(keep, worst.losses, found.losses),  # (T, B)
+                )
             worst = found
     assert worst is not None
     return worst
@@ -307,17 +322,17 @@ def _run(forward: Forward, batch: _Batch, attack: Attack) -> Perturbed:
     if attack.kind == "square":
         where = (images, batch.label, batch.generators, radius)
         return Perturbed(*square(forward, *where, attack.steps))
-    stages = staged(attack.steps) if attack.kind in SEA_PARTS else [(attack.steps, 1.0)]
+    stages = staged(attack.steps) if attack.shrinks else [(attack.steps, 1.0)]
     point = images
     if not attack.kind.startswith("fgsm"):
         point = uniform_start(images, stages[0][1] * radius, batch.generators)
-    found: Perturbed | None = None
+    losses = []
     for steps, factor in stages:
         stage = replace(batch, radius=factor * radius)
         found = _ascend(forward, stage, point, replace(attack, steps=steps))
         point = found.images
-    assert found is not None
-    return found
+        losses.append(found.losses)
+    return replace(found, losses=torch.cat(losses))  # stages x (T, B) -> (T, B)
 
 
 def staged(steps: int) -> list[tuple[int, float]]:

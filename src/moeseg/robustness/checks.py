@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moeseg.evaluation.collectors import SegmentationCollector
 from moeseg.evaluation.intervals import miou_interval
-from moeseg.robustness.attacks import Attack
+from moeseg.robustness.attacks import Attack, staged
 
 BROKEN = 0.01
 """A network without defence has an mIoU below this at `LARGE`; else it is the attack that fails."""
@@ -25,12 +25,27 @@ CHECKS: dict[str, str] = {
     "radius": "a larger radius is never weaker",
     "collapse": "at 32/255 or more, the same attack leaves an mIoU below 0.01",
     "white-box": "at least as strong as transfer and black-box",
-    "progress": "the best loss so far rises along the steps",
+    "progress": "the best loss so far rises along the steps, for sea above the clean image's",
 }
 """Names of the checks, and what each asks; never and at least: beyond the paired interval."""
 
 Checks = dict[str, bool | None]
 """By name, whether a check holds; None where nothing was there to compare with."""
+
+
+@dataclass(frozen=True)
+class Climb:
+    """The loss on the way of an attack.
+
+    Attributes:
+        losses: (N, T) cross-entropy along the steps.
+        clean: (N,) on the clean images.
+        labelled: (N,) bool, frames with a labelled pixel; others have no loss.
+    """
+
+    losses: Tensor
+    clean: Tensor
+    labelled: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,7 @@ class Checked:
         attack: what was done.
         epsilon: radius.
         scored: its counts on all frames.
-        losses: (N, T) cross-entropy along the steps; empty where the target is not the source.
+        climb: the loss on the way; None where the target is not the source.
     """
 
     source: str
@@ -51,7 +66,7 @@ class Checked:
     attack: Attack
     epsilon: float
     scored: SegmentationCollector
-    losses: Tensor | None
+    climb: Climb | None
 
     @property
     def white_box(self) -> bool:
@@ -98,7 +113,7 @@ def check_all(
         "radius": _at_least_as_strong(one, smaller, subset),
         "collapse": _collapsed([one, *(o for o in own if _budget(o) == _budget(one))], subset),
         "white-box": _at_least_as_strong(one, blind, subset) if one.white_box else None,
-        "progress": None if one.losses is None else _rises(one.losses[inside]),
+        "progress": None if one.climb is None else _rises(one.climb, one.attack, inside),
     }
 
 
@@ -136,10 +151,18 @@ def _collapsed(same: Sequence[Checked], subset: str) -> bool | None:
     return all(miou < BROKEN for miou in mious) if mious else None
 
 
-def _rises(losses: Tensor) -> bool | None:
-    """Return whether the best loss (N, T) so far rises: of the mean, and of most frames."""
+def _rises(climb: Climb, attack: Attack, inside: NDArray[np.bool_]) -> bool | None:
+    """Return whether the best loss so far rises: of the mean, and of most frames.
+
+    In a shrinking ball a run comes to the last stage from its best point, and what it climbs is
+    not this loss: there the best of that stage is compared with the clean image.
+    """
+    held = climb.labelled & inside
+    losses = climb.losses[held].double()  # (N, T)
+    if attack.shrinks:
+        losses = losses[:, -staged(attack.steps)[-1][0] - 1 :]
     if losses.shape[1] < 2 or not len(losses):
         return None
-    mean = losses.double().mean(0)  # (N, T) -> (T,)
-    frames = losses.amax(1) > losses[:, 0]  # (N,)
-    return bool(mean.max() > mean[0]) and bool(frames.float().mean() > 0.5)
+    first = climb.clean[held].double() if attack.shrinks else losses[:, 0]  # (N,)
+    frames = losses.amax(1) > first  # (N,)
+    return bool(losses.mean(0).max() > first.mean()) and bool(frames.float().mean() > 0.5)

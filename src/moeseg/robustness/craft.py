@@ -19,6 +19,8 @@ from moeseg.evaluation.runner import Extents
 from moeseg.metrics import class_ids, confusion_per_image
 from moeseg.models import Mixture, Model, image_size, key_seeds, resize
 from moeseg.robustness.attacks import Perturbed
+from moeseg.robustness.losses import Pixels, cross_entropy
+from moeseg.robustness.paths import ALL, EXPERT
 from moeseg.types import IGNORE, ExpertOutput, Prediction, Row
 
 Craft = Callable[[Tensor, Tensor, Sequence[str], Extents], Perturbed]
@@ -62,16 +64,20 @@ class Crafter:
         source: the model that is attacked.
         craft: the attack.
         keys: of all N frames under evaluation.
+        through: the part of the source whose logits the attack reads; see
+            `paths.forward_through`.
 
     Attributes:
         notes: by name, tensors whose first axis is the N frames: `losses` (N, T), the
-            cross-entropy along the steps; `clean` (N, C, C), the source's confusion matrix before;
-            and of a mixture what `reaction` tells.
+            cross-entropy along the steps; and what `reaction` tells.
     """
 
-    def __init__(self, source: Model, craft: Craft, keys: Sequence[str]) -> None:
+    def __init__(
+        self, source: Model, craft: Craft, keys: Sequence[str], through: str = ALL
+    ) -> None:
         self.source = source
         self.craft = craft
+        self.through = through
         self.places = {key: place for place, key in enumerate(keys)}
         self.notes: dict[str, Tensor] = {}
 
@@ -84,7 +90,8 @@ class Crafter:
         places = [self.places[key] for key in keys]
         self._note("losses", found.losses.T, places)  # (T, B) -> (B, T)
         seeds = key_seeds(keys)
-        for name, values in reaction(self.source, images, changed, label, seeds).items():
+        told = reaction(self.source, images, changed, label, seeds, self.through)
+        for name, values in told.items():
             self._note(name, values, places)
         return changed
 
@@ -114,6 +121,7 @@ def reaction(
     attacked: Tensor,
     label: Tensor,
     seeds: Sequence[int] | None = None,
+    through: str = ALL,
 ) -> dict[str, Tensor]:
     """Compare a model on clean and on attacked images, and a mixture part by part.
 
@@ -126,9 +134,11 @@ def reaction(
         attacked: (B, 3, H, W).
         label: (B, H, W) uint8 ids, 255 ignored.
         seeds: B, of a model that samples; None takes the images' own.
+        through: the part of the model whose logits the attack read.
 
     Returns:
-        `clean` (B, C, C) int32 confusion matrices on clean images. Of a mixture also: `moved`
+        `clean` (B, C, C) int32 confusion matrices on clean images and `clean_loss` (B,), the
+        cross-entropy there of the logits that the attack read. Of a mixture also: `moved`
         (B, K), half the L1 distance of the weights, 0..1; `flipped` (B, K) 1 where another expert
         has the greatest weight; `changed` (B,) and `expert_changed` (B, E), labelled pixels whose
         class is another; `expert` (B, E, C, C), each expert attacked; `gate_held` and
@@ -143,7 +153,10 @@ def reaction(
     def counts(found: Tensor) -> Tensor:
         return confusion_per_image(found, label, classes).to(torch.int32)  # (B, C, C)
 
-    notes = {"clean": counts(ids)}
+    read = first.logits
+    if through.startswith(EXPERT):
+        read = resize(before[int(through.removeprefix(EXPERT)) - 1].logits, size)
+    notes = {"clean": counts(ids), "clean_loss": cross_entropy(Pixels.of(read, label), 0.0)}
     if not isinstance(model, Mixture):
         return notes
     after = _outputs(model, attacked, seeds)

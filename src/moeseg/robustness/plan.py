@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from moeseg.config import RobustnessConfig, Study, SweepConfig, parse_epsilon
 from moeseg.errors import UsageError, unknown_name
-from moeseg.robustness.attacks import Attack
+from moeseg.robustness.attacks import Attack, usual_steps
 from moeseg.robustness.paths import ALL, EXPERT, LOGITS, WEIGHTS
 from moeseg.robustness.sweep import Unit
 
@@ -21,7 +21,8 @@ def attack_named(name: str, own: RobustnessConfig) -> Attack:
         UsageError: neither is known.
     """
     if name in own.attacks:
-        return Attack(**own.attacks[name].model_dump())
+        told = own.attacks[name]
+        return Attack(**told.model_dump() | {"steps": told.steps or usual_steps(told.kind)})
     return Attack.parse(name)
 
 

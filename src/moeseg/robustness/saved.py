@@ -18,13 +18,13 @@ from moeseg.evaluation.runner import Change
 from moeseg.evaluation.saved import Saved, open_saved
 from moeseg.evaluation.stages import evaluate
 from moeseg.files import fingerprint
-from moeseg.robustness.attacked import attacked_rows
+from moeseg.robustness.attacked import attacked_rows, training_frames
 from moeseg.robustness.corrupted import changes_of, corrupted_rows, universals
 from moeseg.robustness.paths import parts_of
 from moeseg.robustness.plan import units_of
 from moeseg.robustness.ranks import joined_ranks
 from moeseg.run import Run, rank
-from moeseg.types import Frame, Row, single_subsets
+from moeseg.types import Row
 
 ROWS = "results.jsonl"
 
@@ -55,10 +55,7 @@ def attack_saved(
         {name: tuple(parts_of(model)) for name, model in saved.models.items()},
     )
     frames = limit(saved.frames, sweep.frames)
-    training: tuple[Frame, ...] = ()
-    if any(unit.attack.kind.startswith("universal") for unit in units):
-        wanted = run.study.robustness.universal_subset or "+".join(single_subsets(*subsets))
-        training = run.frames(wanted, "train")
+    training = training_frames(run, units)
     counts = out / "counts" / _mark(run, saved, frames, training)
     rows = attacked_rows(
         run,

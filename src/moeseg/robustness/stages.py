@@ -10,7 +10,7 @@ from typing import Any
 from moeseg.config import SweepConfig
 from moeseg.data import limit
 from moeseg.evaluation.conditions import write_condition_tables
-from moeseg.evaluation.rows import METRIC_KEYS, read_run_rows, write_rows
+from moeseg.evaluation.rows import FRAMES, METRIC_KEYS, read_run_rows, write_rows
 from moeseg.evaluation.runner import Change
 from moeseg.evaluation.saved import Saved
 from moeseg.evaluation.stages import (
@@ -21,7 +21,7 @@ from moeseg.evaluation.stages import (
     scored_frames,
     scored_subsets,
 )
-from moeseg.robustness.attacked import attacked_rows
+from moeseg.robustness.attacked import attacked_rows, training_frames
 from moeseg.robustness.corrupted import changes_of, corrupted_rows
 from moeseg.robustness.plan import chosen_models, planned_parts, units_of
 from moeseg.robustness.ranks import joined_ranks
@@ -107,6 +107,13 @@ def _units(run: Run, name: str) -> list[Unit]:
     return units_of(_sweep(run, name), run.study.robustness, planned_parts(run.study))
 
 
+def _targets(run: Run, name: str) -> list[str]:
+    """Return the models that a sweep scores: those it attacks, or with transfer all it names."""
+    if not _sweep(run, name).transfer:
+        return list(dict.fromkeys(unit.source for unit in _units(run, name)))
+    return chosen_models(_sweep(run, name).models, list(planned_parts(run.study)))
+
+
 def _subsets(run: Run) -> tuple[str, ...]:
     return run.study.robustness.subsets or scored_subsets(run)
 
@@ -117,13 +124,6 @@ def _all_frames(run: Run) -> tuple[Frame, ...]:
 
 def _frames(run: Run, name: str) -> tuple[Frame, ...]:
     return limit(_all_frames(run), _sweep(run, name).frames)
-
-
-def _training_frames(run: Run, units: Sequence[Unit]) -> tuple[Frame, ...]:
-    """Return the frames that universal changes are fitted on; none where there is none."""
-    if not any(unit.attack.kind.startswith("universal") for unit in units):
-        return ()
-    return run.frames(run.study.robustness.universal_subset or run.study.joined, "train")
 
 
 def _scoring_inputs(run: Run, frames: Sequence[Frame]) -> dict[str, Any]:
@@ -140,18 +140,18 @@ def _scoring_inputs(run: Run, frames: Sequence[Frame]) -> dict[str, Any]:
 
 def _sweep_inputs(run: Run, name: str) -> dict[str, Any]:
     units = _units(run, name)
-    training = _training_frames(run, units)
+    training = training_frames(run, units)
     return _scoring_inputs(run, _frames(run, name)) | {
         "units": [(unit.source, unit.condition, unit.attack) for unit in units],
-        "transfer": _sweep(run, name).transfer,
+        "targets": _targets(run, name),
         "training": run.frames_print(training) if training else None,
-        "rows": METRIC_KEYS["attack"],  # rows of another form go
+        "rows": [*METRIC_KEYS["attack"], FRAMES],  # rows of another form go
     }
 
 
 def _make_sweep(run: Run, name: str) -> None:
     units, frames = _units(run, name), _frames(run, name)
-    models = load_models(run, list(dict.fromkeys(unit.source for unit in units)))
+    models = load_models(run, _targets(run, name))
     (folder,) = _scratch_of(run, name)
     job = f"attack-{name}"
     saved = Saved(
@@ -166,7 +166,7 @@ def _make_sweep(run: Run, name: str) -> None:
         saved,
         {one: run.model(one) for one in models},
         units,
-        training=_training_frames(run, units),
+        training=training_frames(run, units),
         transfer=_sweep(run, name).transfer,
         counts=folder,
         job=job,
@@ -178,7 +178,7 @@ def _make_sweep(run: Run, name: str) -> None:
 
 def _sweep_cost(run: Run, name: str) -> Cost:
     units, frames = _units(run, name), len(_frames(run, name))
-    training = len(_training_frames(run, units))
+    training = len(training_frames(run, units))
     passes = 0.0
     for unit in units:
         networks = 1 if unit.source in run.study.networks() else len(run.study.experts)
@@ -202,7 +202,9 @@ def _shown_inputs(run: Run) -> dict[str, Any]:
 def _corrupted_inputs(run: Run) -> dict[str, Any]:
     wanted = run.study.robustness.corruptions
     assert wanted is not None
+    lacking = _never_clean(run)
     return _scoring_inputs(run, _all_frames(run)) | {
+        **({"clean": lacking} if lacking else {}),
         "conditions": list(changes_of(wanted, run.study.seed)),
         "models": _corrupted_models(run),
     }
@@ -214,13 +216,18 @@ def _corrupted_models(run: Run) -> list[str]:
     return chosen_models(wanted.models, run.study.model_names())
 
 
+def _never_clean(run: Run) -> list[str]:
+    """Return the subsets that are corrupted and that the study does not score clean."""
+    return [subset for subset in _subsets(run) if subset not in scored_subsets(run)]
+
+
 def _make_corrupted(run: Run) -> None:
     wanted = run.study.robustness.corruptions
     assert wanted is not None
     models = load_models(run, _corrupted_models(run))
     infos = {one: model_info(run, one) for one in models}
     base = row_base(run, run.eval_size, run.record("corruptions")["fingerprint"])
-    frames, subsets = _all_frames(run), _subsets(run)
+    frames, subsets, lacking = _all_frames(run), _subsets(run), _never_clean(run)
 
     def score(change: Change, condition: str) -> list[Row]:
         named = base | {"condition": condition}
@@ -228,7 +235,10 @@ def _make_corrupted(run: Run) -> None:
 
     (folder,) = _scratch_of(run, "corruptions")
     with joined_ranks("corruptions"):
-        rows = corrupted_rows(changes_of(wanted, run.study.seed), score, folder)
+        rows: list[Row] = []
+        if lacking:  # what corrupted frames are compared with
+            rows += evaluate(models, run, scored_frames(run, lacking), lacking, base, infos)
+        rows += corrupted_rows(changes_of(wanted, run.study.seed), score, folder)
     if rank() == 0:
         (path,) = _rows_of(run, "corruptions")
         write_rows(path, rows)

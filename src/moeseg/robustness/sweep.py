@@ -9,10 +9,12 @@ from __future__ import annotations
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor
 from moeseg import __version__
 from moeseg.data import SegmentationDataset
 from moeseg.errors import DataError, UsageError
-from moeseg.evaluation.runner import Extents, run_models
+from moeseg.evaluation.runner import Change, Extents, run_models
 from moeseg.files import replacing
 from moeseg.models import Model, referenced_experts, weights_digest
 from moeseg.progress import say
@@ -36,6 +38,8 @@ UNIVERSAL_BATCH = 8
 """Frames of one step of a universal change, of which it takes one a batch: never another number."""
 
 _SETTINGS = "settings"
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, BadZipFile, zlib.error)
+"""What numpy raises at a file of counts that is not whole."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,36 @@ def run_sweep(units: Sequence[Unit], arena: Arena) -> None:
         counts = _carry_out(unit, arena)
         if rank() == 0:
             _write(path_of(arena.folder, unit), counts)
+    count_clean(units, arena)
+
+
+def count_clean(units: Sequence[Unit], arena: Arena) -> None:
+    """Count, once for a sweep, the clean frames of models that are scored and never attacked.
+
+    Those that are attacked have theirs among the notes of each attack.
+    """
+    sources = {unit.source for unit in units}
+    others = [name for name in arena.models if arena.transfer and name not in sources]
+    path = clean_path(arena.folder)
+    if not agreed([name for name in others if name not in read_clean(arena.folder)]):
+        return
+    counted = _counted({name: arena.models[name] for name in others}, arena, "clean frames")
+    if rank() == 0:
+        _write(path, Counts(counted, {}, {}))
+
+
+def read_clean(folder: Path) -> Mapping[str, Tensor]:
+    """Return what `count_clean` left, (N, C, C) by model; empty where there is nothing."""
+    path = clean_path(folder)
+    try:
+        return read_counts(path).targets if path.exists() else {}
+    except DataError:
+        return {}
+
+
+def clean_path(folder: Path) -> Path:
+    """Return the file of the counts on clean frames."""
+    return folder / "clean.npz"
 
 
 def parts_of(unit: Unit) -> Iterator[Unit]:
@@ -159,10 +193,10 @@ def read_counts(path: Path) -> Counts:
         DataError: the file is missing or not as written.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             settings = dict(json.loads(str(file[_SETTINGS])))
             held = {n: torch.from_numpy(file[n]) for n in file.files if n != _SETTINGS}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except _DAMAGED as error:
         raise DataError(
             f"{path}: expected counts of an attack, got {type(error).__name__}: {error}; remove "
             "the file and run the same command again"
@@ -180,9 +214,13 @@ def _is_there(unit: Unit, arena: Arena) -> bool:
     path = path_of(arena.folder, unit)
     if not path.exists():
         return False
-    with np.load(path, allow_pickle=False) as file:
-        same = str(file[_SETTINGS]) == _told(_resolved(unit, arena))
-        return same and all(f"target:{name}" in file.files for name in _scored(unit, arena))
+    wanted = ["note:clean_loss", *(f"target:{name}" for name in _scored(unit, arena))]
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            same = str(file[_SETTINGS]) == _told(_resolved(unit, arena))
+            return same and set(wanted) <= set(file.files)
+    except _DAMAGED:
+        return False
 
 
 def _scored(unit: Unit, arena: Arena) -> Mapping[str, Model]:
@@ -211,19 +249,9 @@ def _write(path: Path, counts: Counts) -> None:
 def _carry_out(unit: Unit, arena: Arena) -> Counts:
     source = arena.models[unit.source]
     source.to(arena.device)
-    crafter = Crafter(source, _craft(unit, arena), arena.keys)
-    scored = _scored(unit, arena)
-    counted = {name: FrameCounts(arena.keys, arena.classes) for name in scored}
-    run_models(
-        scored,
-        arena.frames,
-        {name: [one] for name, one in counted.items()},
-        batch_size=arena.batch_size,
-        workers=arena.workers,
-        device=arena.device,
-        change=crafter,
-        title=f"{unit.condition} on {unit.source}",
-    )
+    crafter = Crafter(source, _craft(unit, arena), arena.keys, unit.attack.through)
+    title = f"{unit.condition} on {unit.source}"
+    counted = _counted(_scored(unit, arena), arena, title, crafter)
     crafter.sync()
     if not int(crafter.notes["clean"].sum()):
         raise DataError(
@@ -231,8 +259,25 @@ def _carry_out(unit: Unit, arena: Arena) -> Counts:
             "whose labels are all ignored; choose other frames, or look at them with "
             "`moeseg data check`"
         )
-    confusions = {name: one.confusion for name, one in counted.items()}
-    return Counts(confusions, crafter.notes, json.loads(_told(_resolved(unit, arena))))
+    return Counts(counted, crafter.notes, json.loads(_told(_resolved(unit, arena))))
+
+
+def _counted(
+    models: Mapping[str, Model], arena: Arena, title: str, change: Change | None = None
+) -> dict[str, Tensor]:
+    """Return the confusion matrices (N, C, C) of models on what the arena's frames become."""
+    counted = {name: FrameCounts(arena.keys, arena.classes) for name in models}
+    run_models(
+        models,
+        arena.frames,
+        {name: [one] for name, one in counted.items()},
+        batch_size=arena.batch_size,
+        workers=arena.workers,
+        device=arena.device,
+        change=change,
+        title=title,
+    )
+    return {name: one.confusion for name, one in counted.items()}
 
 
 def _craft(unit: Unit, arena: Arena) -> Craft:

@@ -57,6 +57,11 @@ def network_stages(run: Run, perturb: Perturb | None) -> list[Stage]:
     return stages
 
 
+AGAINST = ("adversarial", "adversarial_networks")
+"""Keys of `model_info`: what a network or gate was trained against, and by name the networks that
+a model stands on."""
+
+
 def expert_stages(run: Run) -> tuple[str, ...]:
     """Return the names of the stages that train the experts."""
     return tuple(f"train-{name}" for name in expert_models(run))
@@ -83,13 +88,20 @@ def model_info(run: Run, name: str) -> dict[str, Any]:
 
 
 def _attacked(run: Run, name: str) -> dict[str, Any]:
-    """Return what a model was trained against; empty for clean frames and for given weights."""
-    against = None
-    if name in run.study.gated():
-        against = run.study.gate.adversarial
-    elif name in run.study.networks() and _config_of(run, name).weights is None:
-        against = run.study.training_of(name).adversarial
-    return {} if against is None else {"adversarial": against.model_dump()}
+    """Return what a model and the networks it stands on were trained against.
+
+    Empty for clean frames and for given weights.
+    """
+    study = run.study
+    networks = {
+        network: against.model_dump()
+        for network in study.networks_of(name)
+        if _config_of(run, network).weights is None
+        and (against := study.training_of(network).adversarial)
+    }
+    gate = study.gate.adversarial if study.has_fitted_gate(name) else None
+    own = networks.pop(name, None) or (gate and gate.model_dump())
+    return {key: told for key, told in zip(AGAINST, (own, networks), strict=True) if told}
 
 
 def _network_stage(network: str, before: Sequence[str], perturb: Perturb | None) -> Stage:
