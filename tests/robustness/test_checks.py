@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from moeseg.config import load_study, parse_epsilon
 from moeseg.evaluation.collectors import SegmentationCollector
 from moeseg.evaluation.intervals import Blocks
 from moeseg.robustness.attacks import Attack
-from moeseg.robustness.checks import CHECKS, Checked, Climb, check_all
+from moeseg.robustness.checks import CHECKS, LARGE, Checked, Climb, check_all
 from moeseg.types import Frame
 
 FRAMES = [Frame(f"drive{i % 10}", f"{i:03d}", Path("x"), None, "town", "test") for i in range(20)]
@@ -100,6 +101,13 @@ def test_a_network_must_collapse_at_a_large_radius() -> None:
     assert verdict(checked(0.3, "pgd-10:weights", 32 / 255))["collapse"] is None
     assert verdict(checked(0.3, "universal-5", 32 / 255))["collapse"] is None
     assert verdict(checked(0.3, "square-9", 32 / 255))["collapse"] is None
+
+
+@pytest.mark.parametrize("name", ["demo_attacks", "camvid_drives"])
+def test_the_shipped_studies_try_their_published_attacks_at_a_large_radius(name: str) -> None:
+    study = load_study(Path(__file__).resolve().parents[2] / "configs" / f"{name}.yaml")
+    radii = study.robustness.sweeps["published"].epsilons
+    assert max(map(parse_epsilon, radii)) >= LARGE
 
 
 @pytest.mark.parametrize(("part", "source"), [("", "other"), (":weights", "m")])

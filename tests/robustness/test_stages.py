@@ -26,10 +26,11 @@ from moeseg.metrics import scores
 from moeseg.models import Model, build_ensemble, build_expert, build_mixture
 from moeseg.robustness.attacks import SEA_PARTS, Attack, Perturbed, perturb
 from moeseg.robustness.ball import generators_of
+from moeseg.robustness.counts import read_counts
 from moeseg.robustness.craft import FrameCounts, reaction
 from moeseg.robustness.losses import Pixels, cross_entropy
 from moeseg.robustness.plan import attack_named, planned_parts
-from moeseg.robustness.sweep import Unit, clips, path_of, read_counts
+from moeseg.robustness.sweep import Unit, clips, path_of
 from moeseg.robustness.universal import load_universal
 from moeseg.run import Run
 from moeseg.study import ledger, plan, run_study

@@ -24,7 +24,8 @@ from moeseg.files import fingerprint
 from moeseg.metrics import scores
 from moeseg.models import Model, referenced_experts
 from moeseg.robustness.checks import Checked, Climb, check_all
-from moeseg.robustness.sweep import Unit, parts_of, path_of, read_clean, read_counts
+from moeseg.robustness.counts import read_counts
+from moeseg.robustness.sweep import Unit, parts_of, path_of, read_clean
 from moeseg.robustness.worst import worst_case
 from moeseg.types import Frame, Row, single_subsets
 

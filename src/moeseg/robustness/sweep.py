@@ -6,17 +6,13 @@ files by `attack_rows`.
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,11 +20,11 @@ from moeseg import __version__
 from moeseg.data import SegmentationDataset
 from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.runner import Change, Extents, run_models
-from moeseg.files import replacing
 from moeseg.models import Model, referenced_experts, weights_digest
 from moeseg.progress import say
 from moeseg.robustness.attacks import Attack, Perturbed, perturb
 from moeseg.robustness.ball import generators_of, photo_mask
+from moeseg.robustness.counts import Counts, contents_of, read_counts, write_counts
 from moeseg.robustness.craft import Craft, Crafter, FrameCounts
 from moeseg.robustness.ranks import agreed, wait
 from moeseg.robustness.universal import apply_as_attack, load_universal, train_universal
@@ -36,10 +32,6 @@ from moeseg.run import Run, rank
 
 UNIVERSAL_BATCH = 8
 """Frames of one step of a universal change, of which it takes one a batch: never another number."""
-
-_SETTINGS = "settings"
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, BadZipFile, zlib.error)
-"""What numpy raises at a file of counts that is not whole."""
 
 
 @dataclass(frozen=True)
@@ -102,21 +94,6 @@ class Arena:
         return tuple(frame.key for frame in self.frames.frames)
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What is kept of one attack on one source.
-
-    Attributes:
-        targets: (N, C, C) confusion matrices on the attacked images, by model name.
-        notes: what `Crafter` noted, each with N first.
-        settings: of the attack as it was run.
-    """
-
-    targets: Mapping[str, Tensor]
-    notes: Mapping[str, Tensor]
-    settings: Mapping[str, Any]
-
-
 def run_sweep(units: Sequence[Unit], arena: Arena) -> None:
     """Carry out what is not there yet; what is finished stays if a later attack fails.
 
@@ -136,7 +113,7 @@ def run_sweep(units: Sequence[Unit], arena: Arena) -> None:
         say(f"attack {number}/{len(left)}: {unit.condition} on {unit.source}")
         counts = _carry_out(unit, arena)
         if rank() == 0:
-            _write(path_of(arena.folder, unit), counts)
+            write_counts(path_of(arena.folder, unit), counts)
     count_clean(units, arena)
 
 
@@ -152,7 +129,7 @@ def count_clean(units: Sequence[Unit], arena: Arena) -> None:
         return
     counted = _counted({name: arena.models[name] for name in others}, arena, "clean frames")
     if rank() == 0:
-        _write(path, Counts(counted, {}, {}))
+        write_counts(path, Counts(counted, {}, {}))
 
 
 def read_clean(folder: Path) -> Mapping[str, Tensor]:
@@ -186,41 +163,11 @@ def path_of(folder: Path, unit: Unit) -> Path:
     return folder / unit.source / f"{safe}.npz"
 
 
-def read_counts(path: Path) -> Counts:
-    """Read what an attack left.
-
-    Raises:
-        DataError: the file is missing or not as written.
-    """
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            settings = dict(json.loads(str(file[_SETTINGS])))
-            held = {n: torch.from_numpy(file[n]) for n in file.files if n != _SETTINGS}
-    except _DAMAGED as error:
-        raise DataError(
-            f"{path}: expected counts of an attack, got {type(error).__name__}: {error}; remove "
-            "the file and run the same command again"
-        ) from error
-    targets: dict[str, Tensor] = {}
-    notes: dict[str, Tensor] = {}
-    for name, values in held.items():
-        kind, _, own = name.partition(":")
-        (targets if kind == "target" else notes)[own] = values
-    return Counts(targets, notes, settings)
-
-
 def _is_there(unit: Unit, arena: Arena) -> bool:
     """Return whether an attack was carried out before, with these settings and targets."""
-    path = path_of(arena.folder, unit)
-    if not path.exists():
-        return False
-    wanted = ["note:clean_loss", *(f"target:{name}" for name in _scored(unit, arena))]
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            same = str(file[_SETTINGS]) == _told(_resolved(unit, arena))
-            return same and set(wanted) <= set(file.files)
-    except _DAMAGED:
-        return False
+    settings, held = contents_of(path_of(arena.folder, unit))
+    wanted = {"note:clean_loss", *(f"target:{name}" for name in _scored(unit, arena))}
+    return settings == _told(_resolved(unit, arena)) and wanted <= held
 
 
 def _scored(unit: Unit, arena: Arena) -> Mapping[str, Model]:
@@ -234,16 +181,6 @@ def _resolved(unit: Unit, arena: Arena) -> Attack:
 
 def _told(attack: Attack) -> str:
     return json.dumps({k: v for k, v in asdict(attack).items() if v is not None}, sort_keys=True)
-
-
-def _write(path: Path, counts: Counts) -> None:
-    content = io.BytesIO()
-    held = {f"target:{name}": values.numpy() for name, values in counts.targets.items()}
-    held |= {f"note:{name}": values.numpy() for name, values in counts.notes.items()}
-    held[_SETTINGS] = np.array(json.dumps(counts.settings, sort_keys=True))
-    np.savez_compressed(content, **held)  # type: ignore[arg-type]  # names are not keywords
-    with replacing(path) as unfinished:
-        unfinished.write_bytes(content.getvalue())
 
 
 def _carry_out(unit: Unit, arena: Arena) -> Counts:
