@@ -329,8 +329,8 @@ def test_tables_of_shown_results_follow_from_the_rows_beside_them(folder: Path) 
     rows = read_rows(folder / "results.jsonl")
     for row in rows:
         validate_row(row)
-    if folder.name == "ablation":
-        variants = load_ablation(REPO / "configs" / "ablation.yaml").variants
+    if folder.name.startswith("ablation"):
+        variants = load_ablation(REPO / "configs" / f"{folder.name}.yaml").variants
         made = render_table(rows, list(variants))
     else:
         made = render_markdown(rows)
