@@ -236,7 +236,7 @@ def read_run_rows(folder: Path) -> list[Row]:
     own = folder / "results.jsonl"
     rows = read_rows(own) if own.is_file() else []
     paths = sorted((folder / _SWEEPS).glob("*.jsonl"))
-    return rows + _read_sweeps([path for path in paths if _is_current(folder, path.stem)])
+    return rows + _read_sweeps([path for path in paths if _is_swept(folder, path.stem)])
 
 
 def read_files(paths: Iterable[Path]) -> list[Row]:
@@ -270,17 +270,34 @@ def _read_sweeps(paths: Iterable[Path]) -> list[Row]:
     return list(known.values())
 
 
-def _is_current(folder: Path, stage: str) -> bool:
-    """Return whether a run's study has a stage and has finished it; True outside of a study."""
-    study, record = folder / "study.yaml", folder / "stages" / f"{stage}.json"
-    if not (folder / "stages").is_dir() or not study.exists():
+def is_current(folder: Path, stage: str, wanted: bool) -> bool:
+    """Return whether what a stage left in a run's folder is of the study as it is now.
+
+    What earlier settings left speaks of models that may be no more.
+
+    Args:
+        folder: of the run; outside of a study, without stages, all is current.
+        stage: its name.
+        wanted: the study has this stage.
+    """
+    if not (folder / "stages").is_dir():
+        return True
+    record = folder / "stages" / f"{stage}.json"
+    if not wanted or not record.is_file():
+        return False
+    return bool(json.loads(record.read_text(encoding="utf-8"))["finished"])
+
+
+def _is_swept(folder: Path, stage: str) -> bool:
+    """Return whether a run's study has a sweep, or corruptions, and has finished it."""
+    study = folder / "study.yaml"
+    if not study.exists():
         return True
     wanted = (yaml.safe_load(study.read_text(encoding="utf-8")) or {}).get("robustness") or {}
     names = {f"attack-{name}" for name in wanted.get("sweeps") or {}}
     if wanted.get("corruptions"):
         names.add("corruptions")
-    finished = record.exists() and json.loads(record.read_text(encoding="utf-8"))["finished"]
-    return stage in names and bool(finished)
+    return is_current(folder, stage, stage in names)
 
 
 def _joined_checks(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from moeseg.config import Study, load_study
 from moeseg.errors import DataError, UsageError
-from moeseg.evaluation.rows import read_rows, read_run_rows, validate_row
+from moeseg.evaluation.rows import is_current, read_rows, read_run_rows, validate_row
 from moeseg.insight.layers import condition_folder
 from moeseg.report.layers import Explorer, read_layers
 from moeseg.types import Row
@@ -68,7 +67,7 @@ def read_run(folder: Path) -> RunFiles:
     study = _study(folder / "study.yaml", missing)
     measured = study is None or study.uncertainty.measure
     doubts = folder / "uncertainty.jsonl"
-    doubted = _rows_in(doubts) if _is_current(folder, "uncertainty", measured) else []
+    doubted = _rows_in(doubts) if is_current(folder, "uncertainty", measured) else []
     rows: list[Row] = []
     uncertainty: list[Row] = []
     other: list[Row] = []
@@ -92,28 +91,17 @@ def read_run(folder: Path) -> RunFiles:
         )
     missing += _half_finished(study, rows)
     maps = folder / "uncertainty" / "maps"
-    drawn = maps if _is_current(folder, "uncertainty-maps", measured) else None
+    drawn = maps if is_current(folder, "uncertainty-maps", measured) else None
     shown = None if study is None else _shown(folder, study)
     explorer = read_layers(folder / "insight" / "layers", maps=drawn, shown=shown)
     missing += explorer.missing
     return RunFiles(tuple(rows), tuple(uncertainty), tuple(other), study, explorer, tuple(missing))
 
 
-def _is_current(folder: Path, stage: str, wanted: bool) -> bool:
-    """Return whether a run's study has a stage and has finished it; True outside of a study.
-
-    What earlier settings left in the folder speaks of models that may be no more.
-    """
-    if not (folder / "stages").is_dir():
-        return True
-    record = folder / "stages" / f"{stage}.json"
-    return wanted and record.is_file() and bool(json.loads(record.read_text())["finished"])
-
-
 def _shown(folder: Path, study: Study) -> list[str]:
     """Return the folders of the conditions that the study draws."""
     attacked = study.robustness.show
-    if not _is_current(folder, "attack-pictures", bool(attacked)):
+    if not is_current(folder, "attack-pictures", bool(attacked)):
         attacked = ()
     return ["clean", *map(condition_folder, attacked)]
 

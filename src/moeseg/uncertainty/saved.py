@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -102,10 +102,13 @@ def _fitted(
 ) -> dict[str, list[Temperature]]:
     """Fit temperatures and save them with the models; those of a run are then not its own."""
     fitted = fit_temperatures(models, run, choosing, size)
-    for name, folder in places.items():
-        note = folder.resolve().parent.parent / "stages" / "temperatures.json"
-        held = Run(run.study, note.parent.parent).locked() if note.is_file() else nullcontext()
-        with held:
-            remove(note)
+    around = {folder.resolve().parent.parent for folder in places.values()}
+    with ExitStack() as held:
+        for place in around:
+            note = place / "stages" / "temperatures.json"
+            if note.is_file():
+                held.enter_context(Run(run.study, place).locked())
+                remove(note)
+        for name, folder in places.items():
             save_temperatures(folder, fitted[name], choosing)
     return fitted
