@@ -76,7 +76,7 @@ def test_tables_hold_the_rows_numbers(rows: list[Row]) -> None:
         if [cell.text for cell in line[:3]] == ["moe-classwise", "highway+urban", "gate"]
     ]
     assert line[6].text.startswith(f"{row['ece']:.4f} [")
-    assert line[11].order == f"{row['nll']:.4f}"
+    assert line[11].text.split(" ")[0] == f"{row['nll']:.4f}"
     changed = found["Uncertainty on changed images"]
     assert {line[0].text for line in changed.lines} == {"fog-3"}
     assert len(changed.lines) == len(MODELS) * len(SUBSETS)
@@ -147,6 +147,44 @@ def test_changed_frames_among_clean_ones_have_a_table(rows: list[Row]) -> None:
     assert line[7].startswith(f"{row['fpr95']:.3f} [")
     plain = [row for row in rows if row.get("task") != "changed-frames"]
     assert made.title not in {t.title for t in calibration(plain, True).tables}
+
+
+def test_corruptions_of_a_severity_are_one_line_and_every_one_is_in_the_file(
+    rows: list[Row],
+) -> None:
+    changed = [row for row in rows if row["condition"] == "fog-3"]
+    kinds = {"ece": 0.25, "auroc": -0.5}
+    worse = [
+        row
+        | {"condition": "snow-3"}
+        | {key: row[key] + more for key, more in kinds.items() if row.get(key) is not None}
+        for row in changed
+    ]
+    found = {t.title: t for t in calibration([*rows, *worse], True).tables}
+    who = ["severity 3, 2 corruptions", "moe-simple", "urban"]
+
+    def line(title: str, *names: str) -> list[str]:
+        lines = [[cell.text for cell in one] for one in found[title].lines]
+        (own,) = [one for one in lines if one[: 3 + len(names)] == [*who, *names]]
+        return own
+
+    def row(kind: str, **keys: object) -> Row:
+        at = {"kind": kind, "model": "moe-simple", "subset": "urban", "settings": {}} | keys
+        (own,) = [one for one in changed if at.items() <= one.items()]
+        return own
+
+    ece = row("calibration", reading="multi-class")["ece"]
+    mean = line("Uncertainty on changed images")
+    assert mean[4] == f"{ece + 0.125:.4f}"
+    wrong = row("detector", task="wrong-pixels", score="entropy")["auroc"]
+    assert mean[7] == f"{wrong - 0.25:.3f}"
+    text = found["Uncertainty on changed images"].data.text.splitlines()
+    for condition, more in {"fog-3": 0.0, "snow-3": 0.25}.items():
+        (own,) = [one for one in text if one.startswith(f"{condition},moe-simple,urban,")]
+        assert f',"{ece + more:.4f} [' in own
+    told = row("detector", task="changed-frames", score="mutual-information")["auroc"]
+    mean = line("Changed images among clean ones", "mutual-information")
+    assert mean[4] == f"{told - 0.25:.3f}"
 
 
 def test_differences_of_scores_have_a_table_of_their_own(rows: list[Row]) -> None:

@@ -17,6 +17,7 @@ from moeseg.report.grouping import (
     lacking,
     number,
     place_of,
+    thinned,
 )
 from moeseg.report.parts import Figure, Group, Key, Section, Table, csv_file, table
 from moeseg.types import Row
@@ -48,7 +49,7 @@ def _detector_curves(rows: Sequence[Row]) -> Iterator[Figure]:
     choice = choice_of(first, *ONE_MODEL, "subset", "task")
     where = f"{first['model']} on {first['subset']}"
     risks = [
-        figures.Line(row["score"], _even(len(row["risk"])), row["risk"], *style)
+        figures.Line(row["score"], _even(len(thinned(row["risk"]))), thinned(row["risk"]), *style)
         for row, style in zip(rows, styles, strict=True)
         if row["risk"]
     ]
@@ -67,7 +68,7 @@ def _detector_curves(rows: Sequence[Row]) -> Iterator[Figure]:
             legend=keyed,
         )
     rocs = [
-        figures.Line(row["score"], *_defined(*row["roc"]), *style)
+        figures.Line(row["score"], *_defined(*map(thinned, row["roc"])), *style)
         for row, style in zip(rows, styles, strict=True)
         if row["roc"]
     ]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from moeseg.evaluation.cells import Ground, by_ground
+from moeseg.evaluation.changes import read_condition
 from moeseg.types import Row
+
+_Point = TypeVar("_Point")
 
 ONE_MODEL = ("model", "architecture", "seed")
 """What tells a model of a run, also where rows of several runs stand together."""
@@ -34,6 +38,12 @@ def alike(rows: Sequence[Row], *keys: str) -> Iterator[list[Row]]:
     yield from groups.values()
 
 
+def level_of(condition: str) -> str:
+    """Write what rows of several changes share: the severity of corruptions; others stand alone."""
+    one = read_condition(condition)
+    return f"severity {one.told}" if one.kind == "corruption" else one.text
+
+
 def choice_of(row: Row, *keys: str) -> dict[str, str]:
     """Return by which choices a figure of a row is found."""
     return {"scored on": place_of([row])} | {key: str(row[key]) for key in keys}
@@ -54,6 +64,11 @@ def lacking(what: str, rows: Sequence[Row], mixtures: bool) -> str:
             "with two experts or more, and run `moeseg study` again."
         )
     return f"No {what} in this run: `moeseg study` makes it when the models are scored."
+
+
+def thinned(points: list[_Point]) -> list[_Point]:
+    """Return every fourth point of a curve, first and last of 101: nothing is lost to the eye."""
+    return points[::4]
 
 
 def ends(interval: Sequence[float] | None) -> tuple[float | None, float | None]:

@@ -19,11 +19,17 @@ const dataOf = (id) => {
   return holder && JSON.parse(holder.textContent);
 };
 
+const orderOf = (cell) => {  // a cell that begins with a number sorts by it, one without a value is ""
+  const text = cell.textContent;
+  const number = cell.className.includes("number") && text.match(/^[+-]?\d+(\.\d+)?(e[+-]\d+)?/);
+  return number ? number[0] : text === "-" ? "" : text.toLowerCase();
+};
+
 for (const table of document.querySelectorAll("table.sorts")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
     const body = table.tBodies[0];
-    const lines = [...body.rows].map((row) => [row.cells[column].dataset.order, row]);
+    const lines = [...body.rows].map((row) => [orderOf(row.cells[column]), row]);
     const numbers = lines.every(([order]) => order === "" || !Number.isNaN(Number(order)));
     const before = head.getAttribute("aria-sort");
     const first = numbers ? "descending" : "ascending";

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, replace
 
 from moeseg.evaluation.contents import TextTable
 
-_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]\d+)?")
-
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -63,10 +61,9 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A table's cell; `order` is what it sorts by, empty for one without a value."""
+    """A table's cell."""
 
     text: str
-    order: str
     best: bool = False
 
 
@@ -161,10 +158,7 @@ def table(
     texts = [tuple(line) for line in cells]
     bold = set(best)
     lines = tuple(
-        tuple(
-            Cell(text, _order(text, column < names), (number, column) in bold)
-            for column, text in enumerate(line)
-        )
+        tuple(Cell(text, (number, column) in bold) for column, text in enumerate(line))
         for number, line in enumerate(texts)
     )
     return Table(title, tuple(columns), lines, names, note, csv_file(file, columns, texts))
@@ -198,12 +192,3 @@ def csv_file(name: str, columns: Sequence[str], lines: Iterable[Sequence[object]
     writer.writerow(columns)
     writer.writerows(lines)
     return Download(re.sub(r"[^\w.+-]+", "_", name) + ".csv", "text/csv", text.getvalue())
-
-
-def _order(text: str, is_name: bool) -> str:
-    if is_name:
-        return text.lower()
-    number = _NUMBER.match(text)
-    if number:
-        return number.group()
-    return "" if text == "-" else text.lower()

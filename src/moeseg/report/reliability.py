@@ -7,16 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from moeseg.evaluation.cells import temperature_of
-from moeseg.evaluation.changes import read_condition
 from moeseg.insight.histograms import edges
 from moeseg.report import figures
 from moeseg.report.colours import DASHES, LINES
-from moeseg.report.grouping import alike, choice_of, file_of
+from moeseg.report.grouping import alike, choice_of, file_of, level_of, thinned
 from moeseg.report.parts import Figure, Key, csv_file
 from moeseg.types import Row
 from moeseg.uncertainty.calibration import reliability as pooled
 
-_STEP = 4  # of the points of a curve, so many are one: nothing is lost to the eye
 CURVES = {
     "accurate_certain": (
         "p(accurate | certain)",
@@ -62,10 +60,8 @@ def severity_figures(clean: Sequence[Row], changed: Sequence[Row]) -> Iterator[F
     """
     levels: dict[tuple[object, ...], dict[str, list[Row]]] = {}
     for row in changed:
-        condition = read_condition(row["condition"])
-        corrupted = condition.kind == "corruption"
-        name = f"severity {condition.told}" if corrupted else condition.text
-        levels.setdefault(_who(row), {}).setdefault(name, []).append(row)
+        own = levels.setdefault(_who(row), {})
+        own.setdefault(level_of(row["condition"]), []).append(row)
     for row in clean:
         own = levels.get(_who(row), {})
         shown = {"clean": [row], **{name: own[name] for name in sorted(own)}}
@@ -118,7 +114,7 @@ def risk(rows: Sequence[Row]) -> Figure:
     first = rows[0]
 
     def curve(row: Row) -> tuple[list[float], list[float | None]]:
-        ys = row["risk"][::_STEP]
+        ys = thinned(row["risk"])
         return [i / max(len(ys) - 1, 1) for i in range(len(ys))], ys
 
     lines = _lines(rows, _model, curve)
@@ -142,7 +138,7 @@ def conditional_figures(rows: Sequence[Row]) -> Iterator[Figure]:
         for name, (plot, caption) in CURVES.items():
 
             def curve(row: Row, name: str = name) -> tuple[list[float], list[float | None]]:
-                ys = row["curves"][name][::_STEP]
+                ys = thinned(row["curves"][name])
                 return edges(max(len(ys) - 1, 1)).tolist(), ys
 
             yield _figure(

@@ -1,13 +1,20 @@
-"""Tables of uncertainty on changed images: by condition, and how well scores tell them."""
+"""Tables of uncertainty on changed images: what is left of it, and how well scores tell them.
+
+The corruptions of one severity are one line, their mean: a page of each is too long to read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from moeseg.evaluation.cells import ordered, temperature_of
-from moeseg.report.grouping import bound, bracket, number
-from moeseg.report.parts import Table, table
+from moeseg.evaluation.cells import mean_of, ordered, temperature_of
+from moeseg.report.grouping import bound, bracket, level_of, number
+from moeseg.report.parts import Table, csv_file, table
 from moeseg.types import Row
+
+_WHO = ("model", "subset", "seed")
+_MEANS = "Without temperature. Several corruptions of one severity: their mean, without interval. "
 
 
 def changed_tables(rows: Sequence[Row]) -> Iterator[Table]:
@@ -23,51 +30,49 @@ def changed_tables(rows: Sequence[Row]) -> Iterator[Table]:
 
 
 def _condition_table(trusted: Sequence[Row], wrong: Sequence[Row]) -> Table:
-    """Return calibration and AUROC of wrong pixels by condition."""
-    areas = {
-        (r["condition"], r["model"], r["subset"], r["seed"], r["score"]): r["auroc"] for r in wrong
-    }
-    lines = []
-    for row in trusted:
-        at = tuple(row[key] for key in ("condition", "model", "subset", "seed"))
-        scores = (areas.get((*at, name)) for name in ("entropy", "mutual-information"))
-        lines.append(
-            (
-                row["condition"],
-                row["model"],
-                row["subset"],
-                number(row["accuracy"]),
-                number(row["ece"], 4) + bracket(row["ci95"], 4),
-                number(row["brier"], 4),
-                number(row["nll"], 4),
-                *map(number, scores),
-            )
+    """Return calibration and AUROC of wrong pixels; its file has a line of every condition."""
+    areas: dict[tuple[object, ...], dict[str, Row]] = {}
+    for row in wrong:
+        areas.setdefault(_at(row), {})[row["score"]] = row
+
+    def line(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
+        scored = [areas.get(_at(row), {}) for row in rows]
+        found = ([own[name] for own in scored if name in own] for name in names)
+        return (
+            *(name, rows[0]["model"], rows[0]["subset"]),
+            *(_told(rows, "accuracy"), _told(rows, "ece", 4, "ci95")),
+            *(_told(rows, "brier", 4), _told(rows, "nll", 4)),
+            *(_told(own, "auroc") if len(own) == len(rows) else number(None) for own in found),
         )
-    columns = ("condition", "model", "subset", "accuracy", "ECE", "Brier", "NLL")
-    return table(
-        "Uncertainty on changed images",
-        (*columns, "AUROC, entropy", "AUROC, mutual information"),
-        lines,
-        names=3,
-        note="Without temperature. AUROC of wrong pixels.",
-        file="uncertainty-changed",
+
+    names = ("entropy", "mutual-information")
+    columns = (
+        *("condition", "model", "subset", "accuracy", "ECE", "Brier", "NLL"),
+        *("AUROC, entropy", "AUROC, mutual information"),
     )
+    made = table(
+        "Uncertainty on changed images",
+        columns,
+        [line(name, rows) for name, rows in _by_level(trusted, *_WHO)],
+        names=3,
+        note=f"{_MEANS}AUROC of wrong pixels. Each condition by itself is in",
+        file="",
+    )
+    every = [line(row["condition"], [row]) for row in trusted]
+    return replace(made, data=csv_file("uncertainty-changed", columns, every))
 
 
 def _told_table(rows: Sequence[Row]) -> Table:
     """Return how well each score tells changed frames from the same frames clean."""
     lines = [
         (
-            row["condition"],
-            row["model"],
-            row["subset"],
-            row["score"],
-            number(row["auroc"]) + bracket(row["ci95"]),
-            bound(row["error_bound"]),
-            number(row["aupr"]) + bracket(row["aupr_ci95"]),
-            number(row["fpr95"]) + bracket(row["fpr95_ci95"]),
+            *(name, own[0]["model"], own[0]["subset"], own[0]["score"]),
+            _told(own, "auroc", span="ci95"),
+            bound(max((row["error_bound"] or 0.0 for row in own), default=None)),
+            _told(own, "aupr", span="aupr_ci95"),
+            _told(own, "fpr95", span="fpr95_ci95"),
         )
-        for row in rows
+        for name, own in _by_level(rows, *_WHO, "score")
     ]
     columns = ("condition", "model", "subset", "score", "AUROC", "bound", "AUPR")
     return table(
@@ -75,8 +80,30 @@ def _told_table(rows: Sequence[Row]) -> Table:
         (*columns, "FPR at 95 % TPR"),
         lines,
         names=4,
-        note="Without temperature. Each frame counts twice, changed and clean; its score is the "
+        note=f"{_MEANS}Each frame counts twice, changed and clean; its score is the "
         "mean over its pixels. AUROC and AUPR 0.5 are chance. Bound: how far AUROC may lie from "
         "that of unbinned scores. Brackets: 95 % intervals.",
         file="uncertainty-changed-frames",
     )
+
+
+def _at(row: Row) -> tuple[object, ...]:
+    return tuple(row[key] for key in ("condition", *_WHO))
+
+
+def _by_level(rows: Sequence[Row], *keys: str) -> list[tuple[str, list[Row]]]:
+    """Gather rows that share `keys` and a severity, under the name of their line."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        at = (level_of(row["condition"]), *(row[key] for key in keys))
+        groups.setdefault(at, []).append(row)
+    return [
+        (own[0]["condition"] if len(own) == 1 else f"{at[0]}, {len(own)} corruptions", own)
+        for at, own in groups.items()
+    ]
+
+
+def _told(rows: Sequence[Row], key: str, digits: int = 3, span: str = "") -> str:
+    """Write the mean of a reading; that of a single row with its interval."""
+    interval = bracket(rows[0][span], digits) if span and len(rows) == 1 else ""
+    return number(mean_of(rows, key), digits) + interval
