@@ -129,6 +129,7 @@ def risk(rows: Sequence[Row]) -> Figure:
         "Keep only the most certain pixels (left), or all (right): the risk is the share of wrong "
         "ones among those kept. The lower and the longer flat, the better.",
         top=top,
+        even=True,
     )
 
 
@@ -149,6 +150,7 @@ def conditional_figures(rows: Sequence[Row]) -> Iterator[Figure]:
                 _lines(part, _model, curve),
                 ("threshold", plot),
                 caption,
+                even=True,
             )
 
 
@@ -164,17 +166,23 @@ def _figure(
     choice: dict[str, str] | None = None,
     top: float = 1.0,
     diagonal: bool = False,
+    even: bool = False,
 ) -> Figure:
-    points = [
+    """Return a plot; the file of `even` lines, which share their xs, has a column for each."""
+    points: list[tuple[object, ...]] = [
         (line.name, round(x, 6), y) for line in lines for x, y in zip(line.xs, line.ys, strict=True)
     ]
+    columns: tuple[str, ...] = ("line", *axes)
+    if even:
+        columns = (axes[0], *(line.name for line in lines))
+        points = list(zip(lines[0].xs, *(line.ys for line in lines), strict=True))
     extra = choice or {}
     name = "-".join((file_of(first, plot, *keys), *extra.values()))
     return Figure(
         title=title,
         svg=figures.curves(lines, *axes, top=top, diagonal=diagonal),
         caption=caption,
-        data=csv_file(name, ("line", *axes), points),
+        data=csv_file(name, columns, points),
         choice={"plot": plot} | choice_of(first, *keys) | extra,
         legend=tuple(Key(line.name, line.colour, line.dash) for line in lines),
     )
