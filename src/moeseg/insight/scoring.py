@@ -190,9 +190,9 @@ class ScoreCollector(BlockCollector):
 
     def _unseen_frames(self, subset: str, known: str) -> Iterator[Row]:
         head = self.task_head(subset, "unseen-frames", *self.unseen_units(subset, known))
-        head["images"] += int(self.images[torch.from_numpy(self.blocks.members(known))].sum())
         for score, name in enumerate(self.scores):
-            yield detector_row(head | {"score": name}, *self.unseen_halves(subset, known, score))
+            halves = self.unseen_halves(subset, known, score)
+            yield detector_row(head | {"score": name, "images": counted(halves)}, *halves)
 
     def task_head(self, subset: str, task: str, unit: CiUnit, units: int) -> Row:
         """Return the keys of a ``detector`` row that are no reading of its histograms."""
@@ -237,6 +237,12 @@ def detector_row(
     }
     validate_row(row)
     return row
+
+
+def counted(halves: Halves) -> int:
+    """Return how many frames there are in histograms of frames."""
+    positives, negatives, _, _ = halves
+    return int(positives.sum() + negatives.sum())
 
 
 def bin_of(score: Tensor) -> Tensor:

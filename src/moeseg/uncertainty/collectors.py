@@ -20,7 +20,7 @@ from moeseg.evaluation.intervals import (
 )
 from moeseg.evaluation.rows import validate_row
 from moeseg.insight.histograms import BINS, Floats
-from moeseg.insight.scoring import ScoreCollector, bin_of, detector_row, sums
+from moeseg.insight.scoring import ScoreCollector, bin_of, counted, detector_row, sums
 from moeseg.metrics import class_ids
 from moeseg.types import IGNORE, Prediction, Row, single_subsets
 from moeseg.uncertainty import calibration, conditional
@@ -137,6 +137,8 @@ class UncertaintyCollector(ScoreCollector):
             greatest = maximum(name, self.members, classes) or largest(maps[:, place])
             maps[:, place].div_(greatest).clamp_(0, 1)
         for image, unit in enumerate(units):
+            if bool((half[image] == 2).all()):  # a frame without a label counts nothing
+                continue
             self.count_scores(unit, half[image], maps[image].unbind(), prediction.inside(image))
             self._count_patches(unit, maps[image], half[image])
             if self.readings:
@@ -283,14 +285,14 @@ def changed_rows(clean: UncertaintyCollector, changed: UncertaintyCollector) -> 
         groups, unit = changed.blocks.units_for(subset)
         drawn = resample_counts(len(groups))
         head = changed.task_head(subset, "changed-frames", unit, len(groups))
-        head["images"] *= 2
         for place, name in enumerate(changed.scores):
             if name not in clean.scores:
                 continue
             positives = sums(changed.frames[:, place], groups)  # (G, N)
             negatives = sums(clean.frames[:, clean.scores.index(name)], groups)
             halves = (positives, negatives, drawn, drawn)
-            found.append(detector_row(head | {"score": name}, *halves))
+            named = head | {"score": name, "images": counted(halves)}
+            found.append(detector_row(named, *halves))
     return found
 
 
