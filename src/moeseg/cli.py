@@ -146,6 +146,13 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Study file whose `data` and `eval` settings hold.")],
     subset: Annotated[list[str], typer.Option(help="Subset or join, e.g. highway+urban.")],
     split: SplitOption = None,
+    temperature: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="With a temperature that was saved with the models: one, class, experts or gate.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="File for the rows (JSON lines).")] = None,
     set_: Set = None,
 ) -> None:
@@ -153,9 +160,13 @@ def evaluate(
     from moeseg.evaluation.rows import write_rows
     from moeseg.evaluation.saved import evaluate_saved
     from moeseg.evaluation.table import render_terminal
+    from moeseg.uncertainty.saved import evaluate_tempered
 
     run = _open(data, None, [*(set_ or []), *_split(split)])
-    rows = evaluate_saved(run, model, subset)
+    if temperature is None:
+        rows = evaluate_saved(run, model, subset)
+    else:
+        rows = evaluate_tempered(run, model, subset, temperature)
     if out is not None:
         write_rows(out, rows)
     _show(render_terminal(rows))

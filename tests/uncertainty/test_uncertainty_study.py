@@ -353,6 +353,38 @@ def test_temperatures_are_fitted_and_saved_by_the_command(
         assert again[kind].values == pytest.approx(one.values, rel=1e-4)
 
 
+def test_masks_are_scored_with_a_saved_temperature(
+    moeseg: Command, finished: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    folders = [finished.model(name) for name in ("moe-simple", "ensemble-mean")]
+    study = finished.folder / "study.yaml"
+    words = ("evaluate", *folders, "--data", study, "--subset", "day", "--out", out)
+    code, text, _ = moeseg(*words, "--temperature", "experts")
+    assert code == 0
+    assert "moe-simple with temperature experts" in text
+    found = [row for row in read_rows(out) if row["kind"] == "segmentation"]
+    assert [row["model"] for row in found] == [
+        f"{name} with temperature experts" for name in ("moe-simple", "ensemble-mean")
+    ]
+    data = finished.dataset(finished.frames("day", "test"))
+    for row, folder in zip(found, folders, strict=True):
+        assert row["settings"]["temperature"] == "experts"
+        model = Tempered(load(folder), load_temperatures(folder)["experts"])
+        hits, count = 0, 0
+        for image, label, _ in (data[n] for n in range(len(data))):
+            with torch.no_grad():
+                ids = model(image[None]).logits[0].argmax(0)
+            hits += int(((ids == label) & (label != 255)).sum())
+            count += int((label != 255).sum())
+        assert row["pixel_accuracy"] == pytest.approx(hits / count, abs=1e-6)
+    code, _, err = moeseg(*words, "--temperature", "gate")
+    assert (code, "ensemble-mean: expected a temperature 'gate'" in err) == (2, True)
+    assert "got one, experts; fit it with" in err
+    code, _, err = moeseg(*words, "--split", "val", "--temperature", "one")
+    assert (code, "expected temperatures fitted on other frames" in err) == (2, True)
+
+
 def test_temperatures_of_a_command_are_not_the_runs(finished: Run, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
     run = Run(finished.study, folder)

@@ -25,7 +25,7 @@ from moeseg.evaluation.sheet import SheetRow, contact_sheet, photo
 from moeseg.evaluation.table import write_tables
 from moeseg.files import replacing
 from moeseg.metrics import class_ids
-from moeseg.models import Expert, Model, load
+from moeseg.models import Expert, Model, Segmenter, load
 from moeseg.run import Cost, Run, Stage
 from moeseg.training.network_stages import AGAINST, forward_seconds, model_info
 from moeseg.types import Frame, Row, Size, single_subsets
@@ -113,6 +113,7 @@ def evaluate(
     measures: Sequence[Measure] = (),
     folder: Path | None = None,
     change: Change | None = None,
+    stand_ins: Mapping[str, Segmenter] | None = None,
 ) -> list[Row]:
     """Score models on frames.
 
@@ -126,6 +127,7 @@ def evaluate(
         measures: what is measured beside mIoU, in the same pass.
         folder: where measures put files beside their rows; None for none.
         change: what the models see instead of the images; its name is the base's `condition`.
+        stand_ins: what predicts in a model's place, over its experts, by the model's name.
 
     Returns:
         Segmentation rows, then differences of mixtures to the others, then the measures' rows.
@@ -137,7 +139,7 @@ def evaluate(
         for name, model in models.items()
     }
     run_models(
-        models,
+        {**models, **(stand_ins or {})},
         run.dataset(frames, size=(base["size"][0], base["size"][1])),
         {name: [scored[name], *more[name]] for name in models},
         batch_size=run.study.eval.batch_size,

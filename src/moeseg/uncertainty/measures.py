@@ -117,9 +117,9 @@ def measure_variants(
         for name, kind in variants
     }
     run_models(
-        {_called(variant): model for variant, model in variants.items()},
+        {called(*variant): model for variant, model in variants.items()},
         data,
-        {_called(variant): [one] for variant, one in collectors.items()},
+        {called(*variant): [one] for variant, one in collectors.items()},
         batch_size=batch_size,
         workers=workers,
         device=device,
@@ -166,8 +166,8 @@ def all_rows(collectors: Mapping[Variant, UncertaintyCollector]) -> list[Row]:
     return [row for collector in collectors.values() for row in collector.rows()]
 
 
-def _called(variant: Variant) -> str:
-    name, kind = variant
+def called(name: str, kind: str) -> str:
+    """Return the name of a variant."""
     return name if kind == "none" else f"{name} with temperature {kind}"
 
 

@@ -10,10 +10,10 @@ from typing import Literal
 from moeseg.config import MeasuredCorruptionsConfig
 from moeseg.errors import UsageError
 from moeseg.evaluation.rows import write_rows
-from moeseg.evaluation.saved import common_size, load_saved, saved_print
-from moeseg.evaluation.stages import row_base, scored_frames
+from moeseg.evaluation.saved import common_size, load_saved, open_saved, saved_print
+from moeseg.evaluation.stages import evaluate, row_base, scored_frames
 from moeseg.files import remove
-from moeseg.models import Expert, Model, MonteCarloDropout
+from moeseg.models import Expert, Model, MonteCarloDropout, Segmenter
 from moeseg.run import Run
 from moeseg.types import Frame, Row, Size
 from moeseg.uncertainty.measured import (
@@ -21,8 +21,14 @@ from moeseg.uncertainty.measured import (
     fit_temperatures,
     uncertainty_rows,
 )
+from moeseg.uncertainty.measures import called
 from moeseg.uncertainty.stages import ChangesOf, fit_frames
-from moeseg.uncertainty.temperature import Temperature, load_temperatures, save_temperatures
+from moeseg.uncertainty.temperature import (
+    Temperature,
+    Tempered,
+    load_temperatures,
+    save_temperatures,
+)
 
 Temperatures = Literal["saved", "fit", "none"]
 
@@ -81,6 +87,39 @@ def uncertainty_saved(
     if out is not None:
         write_rows(out, rows)
     return rows
+
+
+def evaluate_tempered(
+    run: Run, folders: Sequence[Path], subsets: Sequence[str], kind: str
+) -> list[Row]:
+    """Score saved models with a temperature of theirs, as `evaluate_saved` does without.
+
+    Args:
+        run: whose data, size and evaluation settings hold.
+        folders: of the models; each is called by its folder's name and the temperature.
+        subsets: subsets and joins that get a row.
+        kind: of temperature.
+
+    Raises:
+        CheckpointError: a folder holds no model, or one of another taxonomy than the data.
+        UsageError: none of this kind was saved with a model, or it was fitted on a scored frame.
+    """
+    saved = open_saved(run, folders, subsets)
+    tempered: dict[str, Segmenter] = {}
+    models, infos = {}, {}
+    for (plain, model), folder in zip(saved.models.items(), folders, strict=True):
+        fitted = load_temperatures(folder, saved.frames)
+        if kind not in fitted:
+            raise UsageError(
+                f"{folder}: expected a temperature {kind!r} that was saved with the model, got "
+                f"{', '.join(fitted) or 'none'}; fit it with `moeseg uncertainty --temperatures "
+                f"fit --set uncertainty.temperatures=[{kind}]`, if it can have it: single networks "
+                "have one and class, ensembles experts too, mixtures all"
+            )
+        name, info = called(plain, kind), saved.infos[plain]
+        models[name], tempered[name] = model, Tempered(model, fitted[kind])
+        infos[name] = {**info, "settings": {**info.get("settings", {}), "temperature": kind}}
+    return evaluate(models, run, saved.frames, subsets, saved.base, infos, stand_ins=tempered)
 
 
 def _networks(models: dict[str, Model]) -> dict[str, Expert]:

@@ -214,7 +214,7 @@ def load_temperatures(folder: Path, measured: Iterable[Frame] = ()) -> Mapping[s
         raise UsageError(
             f"{path}: expected temperatures fitted on other frames than those that are measured "
             f"on, got {len(both)} that are both, e.g. {both[0]!r}; name another --subset or "
-            "--split, or measure with --temperatures none"
+            "--split, or measure without temperatures"
         )
     return found
 
