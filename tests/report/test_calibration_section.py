@@ -185,6 +185,10 @@ def test_corruptions_of_a_severity_are_one_line_and_every_one_is_in_the_file(
     told = row("detector", task="changed-frames", score="mutual-information")["auroc"]
     mean = line("Changed images among clean ones", "mutual-information")
     assert mean[4] == f"{told - 0.25:.3f}"
+    # another size is another experiment
+    small = [row | {"size": [2, 3]} for row in worse]
+    for made in calibration([*rows, *small], True).tables:
+        assert not any("corruptions" in line[0].text for line in made.lines)
 
 
 def test_differences_of_scores_have_a_table_of_their_own(rows: list[Row]) -> None:

@@ -367,6 +367,9 @@ def test_masks_are_scored_with_a_saved_temperature(
     assert [row["model"] for row in found] == [
         f"{name} with temperature experts" for name in ("moe-simple", "ensemble-mean")
     ]
+    (paired,) = [row for row in read_rows(out) if row["kind"] == "difference"]
+    assert paired["model"] == "moe-simple with temperature experts"
+    assert paired["minus"] == "ensemble-mean with temperature experts"
     data = finished.dataset(finished.frames("day", "test"))
     for row, folder in zip(found, folders, strict=True):
         assert row["settings"]["temperature"] == "experts"
@@ -381,6 +384,9 @@ def test_masks_are_scored_with_a_saved_temperature(
     code, _, err = moeseg(*words, "--temperature", "gate")
     assert (code, "ensemble-mean: expected a temperature 'gate'" in err) == (2, True)
     assert "got one, experts; fit it with" in err
+    assert "uncertainty.temperatures=[one,experts,gate]" in err
+    code, _, err = moeseg(*words, "--temperature", "expert")
+    assert (code, "Did you mean 'experts'" in err) == (2, True)
     code, _, err = moeseg(*words, "--split", "val", "--temperature", "one")
     assert (code, "expected temperatures fitted on other frames" in err) == (2, True)
 

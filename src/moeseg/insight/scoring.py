@@ -123,7 +123,7 @@ class ScoreCollector(BlockCollector):
         are rounded to 6 digits, as they are drawn only.
 
         Unseen frames: positives are the frames of a subset, or of a join, that is not trained on;
-        negatives are all frames of trained subsets, and `images` counts both. The two are resampled
+        negatives are those of trained subsets; `images` counts both. The two are resampled
         each by itself; `ci_units` is the smaller number of units, `ci_unit` is ``block`` if either
         draws blocks.
 

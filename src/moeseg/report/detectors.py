@@ -68,7 +68,7 @@ def _detector_curves(rows: Sequence[Row]) -> Iterator[Figure]:
             legend=keyed,
         )
     rocs = [
-        figures.Line(row["score"], *_defined(*map(thinned, row["roc"])), *style)
+        figures.Line(row["score"], *_defined(*row["roc"]), *style)
         for row, style in zip(rows, styles, strict=True)
         if row["roc"]
     ]

@@ -44,6 +44,12 @@ def level_of(condition: str) -> str:
     return f"severity {one.told}" if one.kind == "corruption" else one.text
 
 
+def model_at(row: Row) -> tuple[object, ...]:
+    """Return what tells a row's model, subset and ground, but for the condition."""
+    keys = ("dataset", "split", "subset", *ONE_MODEL)
+    return *(row[key] for key in keys), *row["size"]
+
+
 def choice_of(row: Row, *keys: str) -> dict[str, str]:
     """Return by which choices a figure of a row is found."""
     return {"scored on": place_of([row])} | {key: str(row[key]) for key in keys}
@@ -67,7 +73,7 @@ def lacking(what: str, rows: Sequence[Row], mixtures: bool) -> str:
 
 
 def thinned(points: list[_Point]) -> list[_Point]:
-    """Return every fourth point of a curve, first and last of 101: nothing is lost to the eye."""
+    """Return every fourth point of a smooth curve, of 101 or 129 points the last one too."""
     return points[::4]
 
 

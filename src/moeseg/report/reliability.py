@@ -10,7 +10,7 @@ from moeseg.evaluation.cells import temperature_of
 from moeseg.insight.histograms import edges
 from moeseg.report import figures
 from moeseg.report.colours import DASHES, LINES
-from moeseg.report.grouping import alike, choice_of, file_of, level_of, thinned
+from moeseg.report.grouping import alike, choice_of, file_of, level_of, model_at, thinned
 from moeseg.report.parts import Figure, Key, csv_file
 from moeseg.types import Row
 from moeseg.uncertainty.calibration import reliability as pooled
@@ -60,10 +60,10 @@ def severity_figures(clean: Sequence[Row], changed: Sequence[Row]) -> Iterator[F
     """
     levels: dict[tuple[object, ...], dict[str, list[Row]]] = {}
     for row in changed:
-        own = levels.setdefault(_who(row), {})
+        own = levels.setdefault(model_at(row), {})
         own.setdefault(level_of(row["condition"]), []).append(row)
     for row in clean:
-        own = levels.get(_who(row), {})
+        own = levels.get(model_at(row), {})
         shown = {"clean": [row], **{name: own[name] for name in sorted(own)}}
         if not own:
             continue
@@ -199,11 +199,6 @@ def _lines(
         figures.Line(name(row), *curve(row), *style)
         for row, style in zip(rows, styles, strict=True)
     ]
-
-
-def _who(row: Row) -> tuple[object, ...]:
-    keys = ("dataset", "split", "subset", "model", "architecture", "seed")
-    return *(row[key] for key in keys), *row["size"]
 
 
 def _summed(rows: Sequence[Row]) -> list[list[float | None]]:

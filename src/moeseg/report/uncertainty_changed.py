@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from moeseg.evaluation.cells import mean_of, ordered, temperature_of
-from moeseg.report.grouping import bound, bracket, level_of, number
+from moeseg.report.grouping import bound, bracket, level_of, model_at, number
 from moeseg.report.parts import Table, csv_file, table
 from moeseg.types import Row
 
-_WHO = ("model", "subset", "seed")
 _MEANS = "Without temperature. Several corruptions of one severity: their mean, without interval. "
 
 
@@ -53,7 +52,7 @@ def _condition_table(trusted: Sequence[Row], wrong: Sequence[Row]) -> Table:
     made = table(
         "Uncertainty on changed images",
         columns,
-        [line(name, rows) for name, rows in _by_level(trusted, *_WHO)],
+        [line(name, rows) for name, rows in _by_level(trusted)],
         names=3,
         note=f"{_MEANS}AUROC of wrong pixels. Each condition by itself is in",
         file="",
@@ -68,11 +67,11 @@ def _told_table(rows: Sequence[Row]) -> Table:
         (
             *(name, own[0]["model"], own[0]["subset"], own[0]["score"]),
             _told(own, "auroc", span="ci95"),
-            bound(max((row["error_bound"] or 0.0 for row in own), default=None)),
+            bound(_largest([row["error_bound"] for row in own])),
             _told(own, "aupr", span="aupr_ci95"),
             _told(own, "fpr95", span="fpr95_ci95"),
         )
-        for name, own in _by_level(rows, *_WHO, "score")
+        for name, own in _by_level(rows, "score")
     ]
     columns = ("condition", "model", "subset", "score", "AUROC", "bound", "AUPR")
     return table(
@@ -87,15 +86,20 @@ def _told_table(rows: Sequence[Row]) -> Table:
     )
 
 
+def _largest(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None
+
+
 def _at(row: Row) -> tuple[object, ...]:
-    return tuple(row[key] for key in ("condition", *_WHO))
+    return row["condition"], *model_at(row)
 
 
 def _by_level(rows: Sequence[Row], *keys: str) -> list[tuple[str, list[Row]]]:
-    """Gather rows that share `keys` and a severity, under the name of their line."""
+    """Gather rows of one model that share `keys` and a severity, under the name of their line."""
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        at = (level_of(row["condition"]), *(row[key] for key in keys))
+        at = (level_of(row["condition"]), *model_at(row), *(row[key] for key in keys))
         groups.setdefault(at, []).append(row)
     return [
         (own[0]["condition"] if len(own) == 1 else f"{at[0]}, {len(own)} corruptions", own)

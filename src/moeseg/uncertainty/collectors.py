@@ -217,8 +217,6 @@ class UncertaintyCollector(ScoreCollector):
         """Count confidences that are no probabilities: 1 - score, as published."""
         valid = half < 2
         right = half[valid] == 0
-        if not len(right):
-            return
         sure = 1 - (1 - 1 / logits.shape[0]) * maps[self.scores.index("max-probability")]
         for place, confidence in enumerate((sure, *(1 - maps).unbind())):
             chosen = confidence[valid]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from moeseg.config import MeasuredCorruptionsConfig
-from moeseg.errors import UsageError
+from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.rows import write_rows
 from moeseg.evaluation.saved import common_size, load_saved, open_saved, saved_print
 from moeseg.evaluation.stages import evaluate, row_base, scored_frames
@@ -24,6 +24,7 @@ from moeseg.uncertainty.measured import (
 from moeseg.uncertainty.measures import called
 from moeseg.uncertainty.stages import ChangesOf, fit_frames
 from moeseg.uncertainty.temperature import (
+    KINDS,
     Temperature,
     Tempered,
     load_temperatures,
@@ -102,24 +103,27 @@ def evaluate_tempered(
 
     Raises:
         CheckpointError: a folder holds no model, or one of another taxonomy than the data.
-        UsageError: none of this kind was saved with a model, or it was fitted on a scored frame.
+        UsageError: no such kind, none of it saved with a model, or fitted on a scored frame.
     """
+    if kind not in KINDS:
+        raise UsageError(f"--temperature: {unknown_name('kind', kind, KINDS)}")
     saved = open_saved(run, folders, subsets)
     tempered: dict[str, Segmenter] = {}
-    models, infos = {}, {}
-    for (plain, model), folder in zip(saved.models.items(), folders, strict=True):
+    infos: dict[str, Mapping[str, Any]] = {}
+    for (name, model), folder in zip(saved.models.items(), folders, strict=True):
         fitted = load_temperatures(folder, saved.frames)
         if kind not in fitted:
             raise UsageError(
                 f"{folder}: expected a temperature {kind!r} that was saved with the model, got "
                 f"{', '.join(fitted) or 'none'}; fit it with `moeseg uncertainty --temperatures "
-                f"fit --set uncertainty.temperatures=[{kind}]`, if it can have it: single networks "
-                "have one and class, ensembles experts too, mixtures all"
+                f"fit --set uncertainty.temperatures=[{','.join([*fitted, kind])}]`, if it can "
+                "have it: single networks have one and class, ensembles experts too, mixtures all"
             )
-        name, info = called(plain, kind), saved.infos[plain]
-        models[name], tempered[name] = model, Tempered(model, fitted[kind])
+        tempered[name], info = Tempered(model, fitted[kind]), saved.infos[name]
         infos[name] = {**info, "settings": {**info.get("settings", {}), "temperature": kind}}
-    return evaluate(models, run, saved.frames, subsets, saved.base, infos, stand_ins=tempered)
+    rows = evaluate(saved.models, run, saved.frames, subsets, saved.base, infos, stand_ins=tempered)
+    names = ("model", "minus")
+    return [row | {key: called(row[key], kind) for key in names if key in row} for row in rows]
 
 
 def _networks(models: dict[str, Model]) -> dict[str, Expert]:
