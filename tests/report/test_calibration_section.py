@@ -20,11 +20,13 @@ from moeseg.report.calibration import calibration
 from moeseg.report.reliability import severity_figures
 from moeseg.types import Row
 from moeseg.uncertainty.calibration import count_confidences, joined, reliability
+from moeseg.uncertainty.differences import CALIBRATION
 from report_run import write_run
 from routed import BASE, CLASSES, SUBSETS
 from uncertain_run import MODELS, write_uncertainty
 
 CHANGES = ("clean", "fog-1", "snow-1", "fog-5")
+PAIRED = "Paired differences on changed images"
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +191,47 @@ def test_corruptions_of_a_severity_are_one_line_and_every_one_is_in_the_file(
     small = [row | {"size": [2, 3]} for row in worse]
     for made in calibration([*rows, *small], True).tables:
         assert not any("corruptions" in line[0].text for line in made.lines)
+
+
+def test_paired_differences_on_changed_images_are_counted_by_severity(rows: list[Row]) -> None:
+    pairs = [
+        row
+        for row in rows
+        if row["kind"] == "uncertainty-difference" and row["score"] == row["minus_score"]
+        if row["settings"] == row["minus_settings"] == {}
+    ]
+
+    def told(name: str, difference: float, span: float) -> list[Row]:
+        ends = [difference - span, difference + span]
+        more = {"condition": name, "difference": difference, "ci95": ends, "ci_units": 10}
+        better = {True: ends[1] < 0, False: ends[0] > 0}  # of errors less, of areas more
+        return [
+            row | more | {"error_bound": 0.0, "better": better[row["measure"] in CALIBRATION]}
+            for row in pairs
+        ]
+
+    three = [*told("fog-3", 0.5, 0.1), *told("snow-3", 0.25, 0.1), *told("frost-3", 0.0, 0.1)]
+    clean = [row for row in rows if row["condition"] == "clean"]
+    who = ["urban", "moe-simple", "best expert"]
+    (made,) = [t for t in calibration([*clean, *three], True).tables if t.title == PAIRED]
+    (line,) = [
+        [cell.text for cell in one] for one in made.lines if [cell.text for cell in one[1:4]] == who
+    ]
+    assert line[0] == "severity 3, 3 corruptions"
+    found = dict(zip(made.columns, line, strict=True))
+    assert found["ECE"] == found["NLL"] == "+0.2500 (0 better, 2 worse of 3)"
+    assert found["AUROC, entropy"] == "+0.2500 (2 better, 0 worse of 3)"
+    # few units decide nothing, and one condition has its interval
+    few = [row | {"ci_units": 2, "better": False} for row in told("fog-3", 0.5, 0.1)]
+    for own, word in ((told("fog-3", 0.5, 0.1), " worse"), (few, "")):
+        (made,) = [t for t in calibration([*clean, *own], True).tables if t.title == PAIRED]
+        (line,) = [
+            [cell.text for cell in one]
+            for one in made.lines
+            if [cell.text for cell in one[1:4]] == who
+        ]
+        assert line[0] == "fog-3"
+        assert line[4] == f"+0.5000 [0.4000, 0.6000]{word}"
 
 
 def test_differences_of_scores_have_a_table_of_their_own(rows: list[Row]) -> None:

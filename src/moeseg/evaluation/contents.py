@@ -41,7 +41,7 @@ CLEAN = "clean"
 _TOLD = 5e-4  # what binning may do to an AUROC is told from here on
 _READINGS = ("miou_union", "pixel_accuracy", "class_accuracy", "fw_iou")
 
-_DOUBT: dict[tuple[str, str | None], str] = {
+DOUBT: dict[tuple[str, str | None], str] = {
     ("ece", None): "ECE",
     ("brier", None): "Brier",
     ("nll", None): "NLL",
@@ -238,14 +238,14 @@ def uncertainty_differences(rows: Iterable[Row]) -> TextTable:
         told = with_spread(seeds, "difference", sign="+", scale=1, digits=4)
         better = " better" if all(row["better"] for row in seeds) else ""
         cells.setdefault((subset, *map(str, models)), {})[str(measure), score] = told + better
-    lines = [(*at, *(of.get(measure, NONE) for measure in _DOUBT)) for at, of in cells.items()]
+    lines = [(*at, *(of.get(measure, NONE) for measure in DOUBT)) for at, of in cells.items()]
     note = (
         "From the same resamples of both models, which have as many members, or the other one. Of "
         "ECE, Brier and NLL less is better, of AUROC more. Better: the 95 % interval excludes 0, "
         f"for AUROC by more than binning may do, from {MIN_SEQUENCES} units or more, in every "
         "seed. Unseen frames are told from those that both models were trained on."
     )
-    heads = ("subset", "model", "temperature", "minus", "its temperature", *_DOUBT.values())
+    heads = ("subset", "model", "temperature", "minus", "its temperature", *DOUBT.values())
     return TextTable("paired differences", heads, tuple(lines), frozenset(), note, names=5)
 
 

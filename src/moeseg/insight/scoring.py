@@ -123,9 +123,9 @@ class ScoreCollector(BlockCollector):
         are rounded to 6 digits, as they are drawn only.
 
         Unseen frames: positives are the frames of a subset, or of a join, that is not trained on;
-        negatives are those of trained subsets; `images` counts both. The two are resampled
-        each by itself; `ci_units` is the smaller number of units, `ci_unit` is ``block`` if either
-        draws blocks.
+        negatives are those of trained subsets; `images` counts both. The two are resampled each by
+        itself; `ci_units` is the smaller number of units, `ci_unit` is ``block`` if either draws
+        blocks.
 
         Raises:
             DataError: a frame was counted twice, or a base key is missing.
@@ -240,7 +240,7 @@ def detector_row(
 
 
 def counted(halves: Halves) -> int:
-    """Return how many frames there are in histograms of frames."""
+    """Return how many frames the histograms (G, N) and (H, N) of both halves hold."""
     positives, negatives, _, _ = halves
     return int(positives.sum() + negatives.sum())
 

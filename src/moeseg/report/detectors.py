@@ -17,7 +17,7 @@ from moeseg.report.grouping import (
     lacking,
     number,
     place_of,
-    thinned,
+    risk_curve,
 )
 from moeseg.report.parts import Figure, Group, Key, Section, Table, csv_file, table
 from moeseg.types import Row
@@ -49,7 +49,7 @@ def _detector_curves(rows: Sequence[Row]) -> Iterator[Figure]:
     choice = choice_of(first, *ONE_MODEL, "subset", "task")
     where = f"{first['model']} on {first['subset']}"
     risks = [
-        figures.Line(row["score"], _even(len(thinned(row["risk"]))), thinned(row["risk"]), *style)
+        figures.Line(row["score"], *risk_curve(row), *style)
         for row, style in zip(rows, styles, strict=True)
         if row["risk"]
     ]
@@ -93,10 +93,6 @@ def _defined(
     """Return a curve with a gap wherever one of its two values is not there."""
     gaps = [None if x is None else y for x, y in zip(xs, ys, strict=True)]
     return [x or 0.0 for x in xs], gaps
-
-
-def _even(count: int) -> list[float]:
-    return [i / max(count - 1, 1) for i in range(count)]
 
 
 def _xy(lines: Sequence[figures.Line]) -> Iterator[tuple[str, float, float | None]]:

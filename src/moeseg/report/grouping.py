@@ -50,6 +50,22 @@ def model_at(row: Row) -> tuple[object, ...]:
     return *(row[key] for key in keys), *row["size"]
 
 
+def by_level(rows: Sequence[Row], *keys: str) -> list[tuple[str, list[Row]]]:
+    """Gather rows of a model on changed images that share `keys`, corruptions by severity.
+
+    Returns:
+        What each group is called, and its rows.
+    """
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        at = (level_of(row["condition"]), *model_at(row), *(row[key] for key in keys))
+        groups.setdefault(at, []).append(row)
+    return [
+        (own[0]["condition"] if len(own) == 1 else f"{at[0]}, {len(own)} corruptions", own)
+        for at, own in groups.items()
+    ]
+
+
 def choice_of(row: Row, *keys: str) -> dict[str, str]:
     """Return by which choices a figure of a row is found."""
     return {"scored on": place_of([row])} | {key: str(row[key]) for key in keys}
@@ -75,6 +91,12 @@ def lacking(what: str, rows: Sequence[Row], mixtures: bool) -> str:
 def thinned(points: list[_Point]) -> list[_Point]:
     """Return every fourth point of a smooth curve, of 101 or 129 points the last one too."""
     return points[::4]
+
+
+def risk_curve(row: Row) -> tuple[list[float], list[float | None]]:
+    """Return coverage and risk of a ``detector`` row, thinned; empty where it keeps no curve."""
+    risks = thinned(row["risk"])
+    return [i / max(len(risks) - 1, 1) for i in range(len(risks))], risks
 
 
 def ends(interval: Sequence[float] | None) -> tuple[float | None, float | None]:

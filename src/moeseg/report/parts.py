@@ -143,6 +143,7 @@ def table(
     note: str = "",
     file: str,
     best: Iterable[tuple[int, int]] = (),
+    filed: Iterable[Sequence[str]] | None = None,
 ) -> Table:
     """Return a table of texts; a cell that begins with a number sorts by it.
 
@@ -154,6 +155,7 @@ def table(
         note: stands below.
         file: name of the CSV.
         best: (line, column) of the cells to set in bold.
+        filed: the lines of the CSV, where they are others than those shown.
     """
     texts = [tuple(line) for line in cells]
     bold = set(best)
@@ -161,7 +163,7 @@ def table(
         tuple(Cell(text, (number, column) in bold) for column, text in enumerate(line))
         for number, line in enumerate(texts)
     )
-    return Table(title, tuple(columns), lines, names, note, csv_file(file, columns, texts))
+    return Table(title, tuple(columns), lines, names, note, csv_file(file, columns, filed or texts))
 
 
 def from_text(

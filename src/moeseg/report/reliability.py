@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -10,7 +10,15 @@ from moeseg.evaluation.cells import temperature_of
 from moeseg.insight.histograms import edges
 from moeseg.report import figures
 from moeseg.report.colours import DASHES, LINES
-from moeseg.report.grouping import alike, choice_of, file_of, level_of, model_at, thinned
+from moeseg.report.grouping import (
+    alike,
+    choice_of,
+    file_of,
+    level_of,
+    model_at,
+    risk_curve,
+    thinned,
+)
 from moeseg.report.parts import Figure, Key, csv_file
 from moeseg.types import Row
 from moeseg.uncertainty.calibration import reliability as pooled
@@ -112,12 +120,7 @@ def class_figures(rows: Sequence[Row]) -> Iterator[Figure]:
 def risk(rows: Sequence[Row]) -> Figure:
     """Return risk and coverage of one score on one subset, all models in it."""
     first = rows[0]
-
-    def curve(row: Row) -> tuple[list[float], list[float | None]]:
-        ys = thinned(row["risk"])
-        return [i / max(len(ys) - 1, 1) for i in range(len(ys))], ys
-
-    lines = _lines(rows, _model, curve)
+    lines = _lines(rows, _model, risk_curve)
     top = max((y for line in lines for y in line.ys if y is not None), default=0.0) or 1.0
     return _figure(
         first,
@@ -169,13 +172,15 @@ def _figure(
     even: bool = False,
 ) -> Figure:
     """Return a plot; the file of `even` lines, which share their xs, has a column for each."""
-    points: list[tuple[object, ...]] = [
-        (line.name, round(x, 6), y) for line in lines for x, y in zip(line.xs, line.ys, strict=True)
-    ]
-    columns: tuple[str, ...] = ("line", *axes)
+    columns: tuple[str, ...]
+    points: Iterable[tuple[object, ...]]
     if even:
         columns = (axes[0], *(line.name for line in lines))
-        points = list(zip(lines[0].xs, *(line.ys for line in lines), strict=True))
+        points = zip(lines[0].xs, *(line.ys for line in lines), strict=True)
+    else:
+        columns = ("line", *axes)
+        pairs = ((line.name, zip(line.xs, line.ys, strict=True)) for line in lines)
+        points = ((name, round(x, 6), y) for name, curve in pairs for x, y in curve)
     extra = choice or {}
     name = "-".join((file_of(first, plot, *keys), *extra.values()))
     return Figure(

@@ -1,4 +1,4 @@
-"""Tables of uncertainty on changed images: what is left of it, and how well scores tell them.
+"""Tables of uncertainty on changed images: what is left of it, whose is better, what tells them.
 
 The corruptions of one severity are one line, their mean: a page of each is too long to read.
 """
@@ -6,11 +6,11 @@ The corruptions of one severity are one line, their mean: a page of each is too 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from moeseg.evaluation.cells import mean_of, ordered, temperature_of
-from moeseg.report.grouping import bound, bracket, level_of, model_at, number
-from moeseg.report.parts import Table, csv_file, table
+from moeseg.report.grouping import bound, bracket, by_level, model_at, number
+from moeseg.report.parts import Table, table
+from moeseg.report.uncertainty_differences import changed_difference_table
 from moeseg.types import Row
 
 _MEANS = "Without temperature. Several corruptions of one severity: their mean, without interval. "
@@ -26,10 +26,14 @@ def changed_tables(rows: Sequence[Row]) -> Iterator[Table]:
         yield _condition_table(trusted, wrong)
     if told := [row for row in found if row["task"] == "changed-frames"]:
         yield _told_table(told)
+    pairs = [r for r in ordered(plain, "uncertainty-difference") if r["score"] == r["minus_score"]]
+    if pairs:
+        yield changed_difference_table(pairs)
 
 
 def _condition_table(trusted: Sequence[Row], wrong: Sequence[Row]) -> Table:
     """Return calibration and AUROC of wrong pixels; its file has a line of every condition."""
+    names = ("entropy", "mutual-information")
     areas: dict[tuple[object, ...], dict[str, Row]] = {}
     for row in wrong:
         areas.setdefault(_at(row), {})[row["score"]] = row
@@ -44,21 +48,16 @@ def _condition_table(trusted: Sequence[Row], wrong: Sequence[Row]) -> Table:
             *(_told(own, "auroc") if len(own) == len(rows) else number(None) for own in found),
         )
 
-    names = ("entropy", "mutual-information")
-    columns = (
-        *("condition", "model", "subset", "accuracy", "ECE", "Brier", "NLL"),
-        *("AUROC, entropy", "AUROC, mutual information"),
-    )
-    made = table(
+    columns = ("condition", "model", "subset", "accuracy", "ECE", "Brier", "NLL")
+    return table(
         "Uncertainty on changed images",
-        columns,
-        [line(name, rows) for name, rows in _by_level(trusted)],
+        (*columns, "AUROC, entropy", "AUROC, mutual information"),
+        [line(name, rows) for name, rows in by_level(trusted)],
         names=3,
         note=f"{_MEANS}AUROC of wrong pixels. Each condition by itself is in",
-        file="",
+        file="uncertainty-changed",
+        filed=[line(row["condition"], [row]) for row in trusted],
     )
-    every = [line(row["condition"], [row]) for row in trusted]
-    return replace(made, data=csv_file("uncertainty-changed", columns, every))
 
 
 def _told_table(rows: Sequence[Row]) -> Table:
@@ -71,7 +70,7 @@ def _told_table(rows: Sequence[Row]) -> Table:
             _told(own, "aupr", span="aupr_ci95"),
             _told(own, "fpr95", span="fpr95_ci95"),
         )
-        for name, own in _by_level(rows, "score")
+        for name, own in by_level(rows, "score")
     ]
     columns = ("condition", "model", "subset", "score", "AUROC", "bound", "AUPR")
     return table(
@@ -93,18 +92,6 @@ def _largest(values: Sequence[float | None]) -> float | None:
 
 def _at(row: Row) -> tuple[object, ...]:
     return row["condition"], *model_at(row)
-
-
-def _by_level(rows: Sequence[Row], *keys: str) -> list[tuple[str, list[Row]]]:
-    """Gather rows of one model that share `keys` and a severity, under the name of their line."""
-    groups: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        at = (level_of(row["condition"]), *model_at(row), *(row[key] for key in keys))
-        groups.setdefault(at, []).append(row)
-    return [
-        (own[0]["condition"] if len(own) == 1 else f"{at[0]}, {len(own)} corruptions", own)
-        for at, own in groups.items()
-    ]
 
 
 def _told(rows: Sequence[Row], key: str, digits: int = 3, span: str = "") -> str:

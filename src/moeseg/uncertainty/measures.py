@@ -117,9 +117,9 @@ def measure_variants(
         for name, kind in variants
     }
     run_models(
-        {called(*variant): model for variant, model in variants.items()},
+        {variant_name(*variant): model for variant, model in variants.items()},
         data,
-        {called(*variant): [one] for variant, one in collectors.items()},
+        {variant_name(*variant): [one] for variant, one in collectors.items()},
         batch_size=batch_size,
         workers=workers,
         device=device,
@@ -166,8 +166,8 @@ def all_rows(collectors: Mapping[Variant, UncertaintyCollector]) -> list[Row]:
     return [row for collector in collectors.values() for row in collector.rows()]
 
 
-def called(name: str, kind: str) -> str:
-    """Return the name of a variant."""
+def variant_name(name: str, kind: str) -> str:
+    """Return the name under which a model with a kind of temperature, or ``none``, is told."""
     return name if kind == "none" else f"{name} with temperature {kind}"
 
 

@@ -21,7 +21,7 @@ from moeseg.uncertainty.measured import (
     fit_temperatures,
     uncertainty_rows,
 )
-from moeseg.uncertainty.measures import called
+from moeseg.uncertainty.measures import variant_name
 from moeseg.uncertainty.stages import ChangesOf, fit_frames
 from moeseg.uncertainty.temperature import (
     KINDS,
@@ -123,7 +123,9 @@ def evaluate_tempered(
         infos[name] = {**info, "settings": {**info.get("settings", {}), "temperature": kind}}
     rows = evaluate(saved.models, run, saved.frames, subsets, saved.base, infos, stand_ins=tempered)
     names = ("model", "minus")
-    return [row | {key: called(row[key], kind) for key in names if key in row} for row in rows]
+    return [
+        row | {key: variant_name(row[key], kind) for key in names if key in row} for row in rows
+    ]
 
 
 def _networks(models: dict[str, Model]) -> dict[str, Expert]:
