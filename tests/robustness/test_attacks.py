@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from moeseg.robustness.attacks import KINDS, Attack, Perturbed, perturb, staged
 from moeseg.robustness.ball import generators_of
 from moeseg.robustness.directions import checkpoints
 from moeseg.robustness.losses import Pixels, cross_entropy
-from moeseg.robustness.paths import forward_through, parts_of
+from moeseg.robustness.paths import forward_through, in_bfloat16, parts_of
 from moeseg.robustness.universal import train_universal
 from moeseg.types import Features, Prediction
 from tiny import SIZE, write_data
@@ -52,6 +53,10 @@ class TestFgsm(AttackContract):
 
 class TestPgd(AttackContract):
     attack = Attack.parse("pgd-4")
+
+
+class TestPgdInBfloat16(AttackContract):
+    attack = Attack(kind="pgd", steps=4, precision="bf16-mixed")
 
 
 class TestPgdWithMomentumAndRestarts(AttackContract):
@@ -279,6 +284,27 @@ def test_parts_of_every_kind_of_model() -> None:
     assert "weights" in parts_of(trained_mixture())
     with pytest.raises(UsageError, match=r"part of this ensemble 'weights'.*Choose from: all, exp"):
         forward_through(ensemble, "weights")
+
+
+@pytest.mark.parametrize("name", ["pgd-4", "apgd-4", "pgd-4:weights"])
+def test_gradients_in_bfloat16_make_attacks_as_strong(name: str) -> None:
+    model, full = trained_mixture(), Attack.parse(name)
+    found = [
+        perturb(model, IMAGES, LABEL, generators_of(0, KEYS), epsilon=EPSILON, attack=attack)
+        for attack in (full, replace(full, precision="bf16-mixed"))
+    ]
+    exact, rough = (wrong(model, one.images) for one in found)
+    assert not torch.equal(found[0].losses, found[1].losses)
+    assert rough == pytest.approx(exact, rel=0.1)
+    assert rough > wrong(model, IMAGES)
+
+
+def test_only_layers_of_attacked_passes_are_in_bfloat16() -> None:
+    with torch.no_grad():
+        cast = in_bfloat16(trained_expert())(IMAGES).logits
+        plain = trained_expert()(IMAGES).logits
+    assert (cast.dtype, plain.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(cast.float(), plain, rtol=0.05, atol=0.05 * float(plain.std()))
 
 
 @pytest.mark.parametrize("name", ["fgsm", "pgd-3", "apgd-4", "sea-4", "square-4"])

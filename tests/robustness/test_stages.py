@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -454,6 +455,9 @@ def test_own_attacks_take_the_steps_of_their_short_names() -> None:
     own = RobustnessConfig(attacks={f"my-{k}": AttackConfig(kind=k) for k in kinds})
     for kind in kinds:
         assert attack_named(f"my-{kind}", own) == Attack.parse(kind)
+    rough = own.model_copy(update={"precision": "bf16-mixed"})
+    for name in ("my-sea", "sea"):
+        assert attack_named(name, rough) == replace(Attack.parse("sea"), precision="bf16-mixed")
 
 
 def test_published_attacks_clip_as_the_original_did_by_architecture() -> None:

@@ -15,7 +15,7 @@ from typing import cast, get_args
 import torch
 from torch import Tensor
 
-from moeseg.config import AttackKind
+from moeseg.config import AttackKind, GradientPrecision
 from moeseg.errors import MoesegError, UsageError, unknown_name
 from moeseg.evaluation.runner import evaluating
 from moeseg.models import Model, image_size
@@ -23,7 +23,7 @@ from moeseg.progress import say
 from moeseg.robustness.ball import photo_mask, project, uniform_start
 from moeseg.robustness.directions import AdamOfSigns, Apgd, Direction, Project, SignStep
 from moeseg.robustness.losses import LossName, Pixels, cross_entropy, loss_of
-from moeseg.robustness.paths import ALL, Forward, forward_through
+from moeseg.robustness.paths import ALL, Forward, forward_through, in_bfloat16
 from moeseg.robustness.square import square
 from moeseg.types import Prediction, Size
 
@@ -74,6 +74,8 @@ class Attack:
         momentum: of these, 0..1.
         through: the part of a mixture that the gradient passes; see `paths.forward_through`.
         clip: keep images in [0, 1]; only a published attack may not.
+        precision: of the passes that it follows, as training calls it; what it made is scored in
+            full precision in any case.
 
     Raises:
         UsageError: a number is out of its range.
@@ -86,6 +88,7 @@ class Attack:
     momentum: float = 0.0
     through: str = ALL
     clip: bool = True
+    precision: GradientPrecision = "32-true"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -218,7 +221,17 @@ def perturb(
         # an inference tensor takes no gradient, hence the copies
         radius = epsilon * photo_mask(images, extents)
         batch = _Batch(images.clone(), label.clone(), tuple(generators), radius)
-        return _in_memory(forward_through(model, attack.through), batch, attack)
+        return _in_memory(followed(model, attack), batch, attack)
+
+
+def followed(model: Model, attack: Attack) -> Forward:
+    """Return the forward pass whose gradient an attack follows.
+
+    Raises:
+        UsageError: a part that the model has not.
+    """
+    forward = forward_through(model, attack.through)
+    return in_bfloat16(forward) if attack.precision == "bf16-mixed" else forward
 
 
 def perturb_for_training(

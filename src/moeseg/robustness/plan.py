@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from moeseg.config import RobustnessConfig, Study, SweepConfig, parse_epsilon
 from moeseg.errors import UsageError, unknown_name
@@ -20,10 +21,11 @@ def attack_named(name: str, own: RobustnessConfig) -> Attack:
     Raises:
         UsageError: neither is known.
     """
-    if name in own.attacks:
-        told = own.attacks[name]
-        return Attack(**told.model_dump() | {"steps": told.steps or usual_steps(told.kind)})
-    return Attack.parse(name)
+    if name not in own.attacks:
+        return replace(Attack.parse(name), precision=own.precision)
+    told = own.attacks[name]
+    steps = told.steps or usual_steps(told.kind)
+    return Attack(**told.model_dump() | {"steps": steps, "precision": own.precision})
 
 
 def units_of(

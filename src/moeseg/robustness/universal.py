@@ -23,11 +23,11 @@ from moeseg.errors import DataError, UsageError
 from moeseg.files import replacing
 from moeseg.models import Model
 from moeseg.progress import track
-from moeseg.robustness.attacks import Attack, Perturbed, gradient_of, half_of, still
+from moeseg.robustness.attacks import Attack, Perturbed, followed, gradient_of, half_of, still
 from moeseg.robustness.ball import project
 from moeseg.robustness.directions import AdamOfSigns, Direction, SignStep
 from moeseg.robustness.losses import Pixels, cross_entropy
-from moeseg.robustness.paths import Forward, forward_through
+from moeseg.robustness.paths import Forward
 from moeseg.types import IGNORE
 
 _FORMAT = 1
@@ -86,7 +86,7 @@ def train_universal(
     total = len(batches) * attack.steps
     loader = DataLoader(frames, batch_sampler=batches, num_workers=workers)
     model.to(device)
-    forward = forward_through(model, attack.through)
+    forward = followed(model, attack)
     for epoch in range(done, attack.steps):
         batches.set_epoch(epoch)
         labelled = 0
