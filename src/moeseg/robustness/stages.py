@@ -195,6 +195,7 @@ def _shown_inputs(run: Run) -> dict[str, Any]:
     return _scoring_inputs(run, scored_frames(run)) | {
         "show": settings.show,
         "frames_shown": settings.show_frames,
+        "precision": settings.precision,
         "attacks": {name: own.model_dump() for name, own in settings.attacks.items()},
     }
 
