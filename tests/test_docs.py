@@ -39,8 +39,9 @@ from moeseg.cli import app
 from moeseg.config import GateConfig, load_study
 from moeseg.data import Catalogue, SegmentationDataset, Taxonomy, check, read_manifest, write_png
 from moeseg.errors import UsageError
+from moeseg.evaluation.conditions import condition_tables
 from moeseg.evaluation.rows import read_rows, validate_row
-from moeseg.evaluation.table import render_markdown
+from moeseg.evaluation.table import as_markdown, render_markdown
 from moeseg.models import Expert, Gate, Mixture, build_expert, build_mixture, load, save
 from moeseg.run import Run
 from moeseg.study import ledger, run_study
@@ -335,6 +336,9 @@ def test_tables_of_shown_results_follow_from_the_rows_beside_them(folder: Path) 
     else:
         made = render_markdown(rows)
     assert (folder / "table.md").read_text() == made
+    changed = folder / "robustness.md"
+    if changed.exists():
+        assert changed.read_text() == as_markdown(condition_tables(rows))
 
 
 def test_citation_names_the_four_papers() -> None:
