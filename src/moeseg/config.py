@@ -362,7 +362,7 @@ class InsightConfig(Strict):
     had them; the report can switch."""
 
 
-GradientPrecision = Literal["32-true", "bf16-mixed"]
+PassPrecision = Literal["32-true", "bf16-mixed"]
 AttackKind = Literal[
     "fgsm",
     "pgd",
@@ -446,9 +446,9 @@ class RobustnessConfig(Strict):
     """Subsets and joins that are attacked and corrupted; null takes those that are scored."""
     universal_subset: str | None = None
     """Whose training frames universal changes are fitted on; null joins all experts' subsets."""
-    precision: GradientPrecision = "32-true"
-    """Of the passes that attacks follow; `bf16-mixed` is two to three times faster where the
-    processor has it. What an attack made is scored in full precision in any case."""
+    precision: PassPrecision | Literal["auto"] = "32-true"
+    """Of the passes that attacks follow, not of scores, which are in full precision. `bf16-mixed`
+    is faster where the processor has it and slower elsewhere; `auto` looks."""
     corruptions: CorruptionsConfig | None = None
     """Null leaves corruptions out."""
     show: tuple[str, ...] = ()
@@ -756,7 +756,16 @@ def validated(kind: type[_Settings], raw: Mapping[str, Any], where: str) -> _Set
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        lines = [f"  {_describe(detail, kind)}" for detail in error.errors()]
+        places = [detail["loc"] for detail in error.errors()]
+        lines = [
+            f"  {_describe(detail, kind)}"
+            for detail, place in zip(error.errors(), places, strict=True)
+            # a list is not too short that holds what is wrong
+            if not (
+                detail["type"] == "too_short"
+                and any(other[: len(place)] == place != other for other in places)
+            )
+        ]
         count = f"{len(lines)} setting{'s' if len(lines) > 1 else ''}"
         raise UsageError(f"{where}: {count} to mend\n" + "\n".join(lines)) from error
 

@@ -33,10 +33,26 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             remove(unfinished)
     except OSError as error:
-        raise MoesegError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder, "
-            "then run the same command again: it goes on from what is finished"
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> MoesegError:
+    return MoesegError(
+        f"cannot write {path}: {error.strerror or error}; free space or choose another folder, "
+        "then run the same command again: it goes on from what is finished"
+    )
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        MoesegError: the place cannot be written, or holds a file.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:

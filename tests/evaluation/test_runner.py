@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from moeseg.data import SegmentationDataset, Taxonomy, read_manifest
+from moeseg.errors import MoesegError
 from moeseg.evaluation.collectors import SegmentationCollector
 from moeseg.evaluation.intervals import Blocks
 from moeseg.evaluation.runner import evaluating, run_models, unique_experts
@@ -121,6 +122,15 @@ def test_each_expert_runs_once_a_batch(tmp_path: Path, monkeypatch: pytest.Monke
     for expert in experts:
         assert [size for who, size in calls if who == id(expert)] == [3, 3, 2]
     assert len(calls) == 9
+
+
+def test_memory_that_does_not_hold_a_batch_is_told(tmp_path: Path) -> None:
+    def full(*given: object) -> Tensor:
+        raise torch.OutOfMemoryError("no memory")
+
+    models, frames = {"baseline": tiny_expert(0)}, some_frames(tmp_path)
+    with pytest.raises(MoesegError, match=r"fog-3: out of memory with 3 images.*eval.batch_size"):
+        run_models(models, frames, {}, batch_size=3, change=full, title="fog-3")
 
 
 def test_a_model_without_collectors_is_not_combined(

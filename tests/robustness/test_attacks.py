@@ -59,6 +59,10 @@ class TestPgdInBfloat16(AttackContract):
     attack = Attack(kind="pgd", steps=4, precision="bf16-mixed")
 
 
+class TestSquareInBfloat16(AttackContract):
+    attack = Attack(kind="square", steps=4, precision="bf16-mixed")
+
+
 class TestPgdWithMomentumAndRestarts(AttackContract):
     attack = Attack(kind="pgd", steps=3, restarts=2, momentum=0.9, step_size=0.5)
 

@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from attackable import scenes, trained_expert
 from moeseg.config import load_study, parse_epsilon
 from moeseg.evaluation.collectors import SegmentationCollector
 from moeseg.evaluation.intervals import Blocks
-from moeseg.robustness.attacks import Attack
+from moeseg.robustness.attacks import Attack, gradient_of, perturb
+from moeseg.robustness.ball import generators_of
 from moeseg.robustness.checks import CHECKS, LARGE, Checked, Climb, check_all
+from moeseg.robustness.losses import Pixels, cross_entropy
 from moeseg.types import Frame
 
 FRAMES = [Frame(f"drive{i % 10}", f"{i:03d}", Path("x"), None, "town", "test") for i in range(20)]
@@ -142,6 +145,32 @@ def test_in_a_shrinking_ball_the_last_stage_must_beat_the_clean_image(name: str)
 
     assert progress(1.0) is True
     assert progress(7.0) is False  # only points out of the last ball are above it
+
+
+@pytest.mark.parametrize("name", ["pgd-6", "apgd-6", "apgd-js-10", "apgd-masked-10"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_attack_that_goes_downhill_is_seen(
+    name: str, sign: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradient(value: Tensor, at: Tensor) -> Tensor:
+        return sign * gradient_of(value, at)
+
+    # in a ball so large that any step leaves the scene, rivals see it: `white-box`, `radius`
+    monkeypatch.setattr("moeseg.robustness.attacks.gradient_of", gradient)
+    model, (images, label) = trained_expert(), scenes(False)
+    attack, seeds = Attack.parse(name), generators_of(0, [str(n) for n in range(len(images))])
+    found = perturb(model, images, label, seeds, epsilon=2 / 255, attack=attack)
+    with torch.no_grad():
+        clean = cross_entropy(Pixels.of(model(images).logits, label), 0.0)
+    one = checked(0.3, name, losses=found.losses.T, clean=clean)
+    assert verdict(one)["progress"] is (sign == 1)
+
+
+@pytest.mark.parametrize("part", ["weights", "logits"])
+def test_half_a_mixture_need_not_raise_the_loss_of_the_whole(part: str) -> None:
+    falling = torch.tensor([[2.0, 1.0]])
+    assert verdict(checked(0.3, f"pgd-1:{part}", losses=falling))["progress"] is None
+    assert verdict(checked(0.3, "pgd-1:expert-1", losses=falling))["progress"] is False
 
 
 def test_failed_checks_are_named() -> None:

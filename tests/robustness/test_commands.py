@@ -74,6 +74,11 @@ def test_attacks_of_other_settings_are_made_again(
         (row,) = (r for r in read_rows(tmp_path / "out/results.jsonl") if r["kind"] == "attack")
         told.append((row["attack_settings"]["steps"], len(row["losses"]), "attack 1/1" in err))
     assert told == [(1, 2, True), (3, 4, True), (3, 4, False)]
+    for again in (True, False):
+        rough = ("--set", own % 3, "--set", "robustness.precision=bf16-mixed")
+        code, _, err = moeseg(*words, *rough)
+        assert (code, "attack 1/1" in err) == (0, again), err
+        assert "passes in bfloat16" in (tmp_path / "out/robustness.md").read_text()
 
 
 def test_attack_on_a_run_takes_its_models_data_and_subsets(
@@ -198,6 +203,9 @@ def test_what_cannot_be_attacked_is_explained(
         assert code == 2, words
         assert expected in err
         assert not out.exists()
+    out.touch()
+    code, _, err = moeseg("attack", model, "--epsilon", "0.1", *given)
+    assert (code, "cannot write" in err, "attack 1/" in err) == (1, True, False)
     code, _, err = moeseg("corrupt", model, "--severity", 7, *given)
     assert code == 2
     assert "severities.0" in err

@@ -16,7 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from attackable import scenes, trained_mixture
-from moeseg.config import AttackConfig, AttackKind, RobustnessConfig, load_study, parse_study
+from moeseg.config import (
+    AttackConfig,
+    AttackKind,
+    PassPrecision,
+    RobustnessConfig,
+    load_study,
+    parse_study,
+)
 from moeseg.data import limit
 from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.conditions import condition_tables
@@ -31,7 +38,7 @@ from moeseg.robustness.counts import read_counts
 from moeseg.robustness.craft import FrameCounts, reaction
 from moeseg.robustness.losses import Pixels, cross_entropy
 from moeseg.robustness.plan import attack_named, planned_parts
-from moeseg.robustness.sweep import Unit, clips, path_of
+from moeseg.robustness.sweep import Unit, clips, parts_of, path_of
 from moeseg.robustness.universal import load_universal
 from moeseg.run import Run
 from moeseg.study import ledger, plan, run_study
@@ -206,6 +213,22 @@ def test_a_check_that_failed_in_one_of_two_sweeps_has_failed(finished: Run, tmp_
         write_rows(tmp_path / "robustness" / f"attack-{name}.jsonl", [told])
     (found,) = read_run_rows(tmp_path)
     assert set(found["checks"].values()) == {False}
+
+
+def test_an_attack_that_leaves_too_much_at_a_large_radius_is_marked_in_every_sweep(
+    finished: Run, tmp_path: Path
+) -> None:
+    rows = pick(rows_of(finished, "attack-all"), kind="attack", subset="day", model="baseline")
+    (small,) = pick(rows, condition="pgd-2@8/255")
+    (other,) = pick(rows, condition="fgsm@8/255")
+    assert small["checks"]["collapse"] is other["checks"]["collapse"] is None
+    large = small | {"condition": "pgd-2@32/255", "frames": "others"}
+    large["checks"] = small["checks"] | {"collapse": False}
+    write_rows(tmp_path / "robustness/attack-a.jsonl", [small, other])
+    write_rows(tmp_path / "robustness/attack-b.jsonl", [large])
+    found = [row["checks"] for row in read_run_rows(tmp_path)]
+    assert [checks["collapse"] for checks in found] == [False, None, False]
+    assert found[0] | {"collapse": None} == small["checks"]
 
 
 def test_models_moved_by_the_inference_loop_can_still_be_attacked(finished: Run) -> None:
@@ -455,9 +478,26 @@ def test_own_attacks_take_the_steps_of_their_short_names() -> None:
     own = RobustnessConfig(attacks={f"my-{k}": AttackConfig(kind=k) for k in kinds})
     for kind in kinds:
         assert attack_named(f"my-{kind}", own) == Attack.parse(kind)
-    rough = own.model_copy(update={"precision": "bf16-mixed"})
-    for name in ("my-sea", "sea"):
-        assert attack_named(name, rough) == replace(Attack.parse("sea"), precision="bf16-mixed")
+
+
+@pytest.mark.parametrize("name", ["mine", "sea"])
+def test_attacks_have_the_precision_of_their_study(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = RobustnessConfig(attacks={"mine": AttackConfig(kind="sea")}, precision="auto")
+    plain = Attack.parse("sea")
+    wanted: dict[str, PassPrecision] = {"16-mixed": "32-true", "bf16-mixed": "bf16-mixed"}
+    for found, precision in wanted.items():
+        monkeypatch.setattr("moeseg.robustness.plan.resolve_precision", lambda _, f=found: f)
+        assert attack_named(name, own) == replace(plain, precision=precision)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("sea-3", "apgd-js-3"), ("search", "search-apgd-js"), ("sea", "apgd-js")]
+)
+def test_parts_of_sea_have_names_of_their_own(name: str, first: str) -> None:
+    unit = Unit("baseline", name, Attack(kind="sea"), "4/255", 4 / 255)
+    assert next(parts_of(unit)).name == first
 
 
 def test_published_attacks_clip_as_the_original_did_by_architecture() -> None:
@@ -537,8 +577,9 @@ def test_wrong_names_are_told_before_anything_is_trained(
 def test_absurd_radii_are_refused_with_the_file(radius: str, tmp_path: Path) -> None:
     settings = study_settings(tmp_path, tmp_path / "run")
     settings["robustness"] = {"sweeps": {"a": {"attacks": ["pgd"], "epsilons": [radius]}}}
-    with pytest.raises(UsageError, match=r"epsilons.0: expected a number in \(0, 1\]"):
+    with pytest.raises(UsageError, match=r"epsilons.0: expected a number in \(0, 1\]") as told:
         parse_study(settings, "test")
+    assert "1 setting to mend" in str(told.value)  # the list is not too short besides
 
 
 def test_frames_without_any_label_are_told(tmp_path: Path) -> None:

@@ -109,8 +109,13 @@ def attack_table(trial: Trial) -> TextTable:
         ("model", "clean", *(one.told or one.text for one in shown)),
         tuple(lines),
         frozenset(best),
-        note + _failures(done),
+        note + _precision(own) + _failures(done),
     )
+
+
+def _precision(rows: Sequence[Row]) -> str:
+    rough = any(row["attack_settings"].get("precision") == "bf16-mixed" for row in rows)
+    return " Attacks followed passes in bfloat16; scores are in full precision." if rough else ""
 
 
 def _has(one: Condition, cells: Mapping[tuple[str, str], object]) -> bool:

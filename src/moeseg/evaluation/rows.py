@@ -176,6 +176,11 @@ _SAME_TRIAL = (
     *(FRAMES, "source", "minus"),
 )
 """What two rows of changed images share that say the same."""
+_SAME_ATTACK = (
+    *("model", "subset", "split", "dataset", "size", "seed", "settings"),
+    *("attack", "attack_settings"),
+)
+"""What ``attack`` rows of one attack share, at whatever radius and on whatever frames."""
 
 
 def validate_row(row: Row) -> None:
@@ -267,7 +272,21 @@ def _read_sweeps(paths: Iterable[Path]) -> list[Row]:
         twin = known.setdefault(mark, row)
         if twin is not row and row["kind"] == "attack":
             twin["checks"] = _joined_checks(twin["checks"], row["checks"])
+    _share_collapse([row for row in known.values() if row["kind"] == "attack"])
     return list(known.values())
+
+
+def _share_collapse(attacks: Iterable[Row]) -> None:
+    """Give every attack on a model the verdict that another sweep found at a large radius."""
+    same: dict[str, list[Row]] = {}
+    for row in attacks:
+        if row["source"] == row["model"]:
+            same.setdefault(json.dumps([row.get(key) for key in _SAME_ATTACK]), []).append(row)
+    for rows in same.values():
+        said = [row["checks"]["collapse"] for row in rows]
+        known = [value for value in said if value is not None]
+        for row in rows:
+            row["checks"]["collapse"] = all(known) if known else None
 
 
 def is_current(folder: Path, stage: str, wanted: bool) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from moeseg.data import SegmentationDataset
+from moeseg.errors import MoesegError
 from moeseg.evaluation.collectors import Collector
 from moeseg.metrics import class_ids
 from moeseg.models import (
@@ -71,7 +72,8 @@ def run_models(
     experts = unique_experts(models)
     sampled = [model for model in models.values() if getattr(model, "decodes_again", False)]
     again = {id(expert) for model in sampled for expert in model.experts}
-    with evaluating([model for model in models.values() if isinstance(model, nn.Module)]):
+    modules = [model for model in models.values() if isinstance(model, nn.Module)]
+    with _enough_memory(title, batch_size), evaluating(modules):
         for model in models.values():
             if isinstance(model, nn.Module):
                 with torch.inference_mode(False):  # else its parameters take no gradient ever after
@@ -123,6 +125,17 @@ def run_models(
     for several in collectors.values():
         for collector in several:
             collector.sync()
+
+
+@contextmanager
+def _enough_memory(title: str, batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MoesegError(
+            f"{title}: out of memory with {batch_size} images at once; lower eval.batch_size, then "
+            "run the same command again: it goes on from what is finished"
+        ) from error
 
 
 def unique_experts(models: Mapping[str, Segmenter]) -> list[Expert]:

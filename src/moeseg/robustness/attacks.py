@@ -15,7 +15,7 @@ from typing import cast, get_args
 import torch
 from torch import Tensor
 
-from moeseg.config import AttackKind, GradientPrecision
+from moeseg.config import AttackKind, PassPrecision
 from moeseg.errors import MoesegError, UsageError, unknown_name
 from moeseg.evaluation.runner import evaluating
 from moeseg.models import Model, image_size
@@ -88,7 +88,7 @@ class Attack:
     momentum: float = 0.0
     through: str = ALL
     clip: bool = True
-    precision: GradientPrecision = "32-true"
+    precision: PassPrecision = "32-true"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -15,6 +15,7 @@ from torch import Tensor
 from moeseg.evaluation.collectors import SegmentationCollector
 from moeseg.evaluation.intervals import miou_interval
 from moeseg.robustness.attacks import Attack, staged
+from moeseg.robustness.paths import LOGITS, WEIGHTS
 
 BROKEN = 0.01
 """A network without defence has an mIoU below this at `LARGE`; else it is the attack that fails."""
@@ -113,7 +114,7 @@ def check_all(
         "radius": _at_least_as_strong(one, smaller, subset),
         "collapse": _collapsed([one, *(o for o in own if _budget(o) == _budget(one))], subset),
         "white-box": _at_least_as_strong(one, blind, subset) if one.white_box else None,
-        "progress": None if one.climb is None else _rises(one.climb, one.attack, inside),
+        "progress": _rises(one, inside),
     }
 
 
@@ -151,12 +152,16 @@ def _collapsed(same: Sequence[Checked], subset: str) -> bool | None:
     return all(miou < BROKEN for miou in mious) if mious else None
 
 
-def _rises(climb: Climb, attack: Attack, inside: NDArray[np.bool_]) -> bool | None:
+def _rises(one: Checked, inside: NDArray[np.bool_]) -> bool | None:
     """Return whether the best loss so far rises: of the mean, and of most frames.
 
-    In a shrinking ball a run comes to the last stage from its best point, and what it climbs is
-    not this loss: there the best of that stage is compared with the clean image.
+    The loss on the way is that of the whole mixture: an attack on its weights or logits alone may
+    do all it can and lower it. In a shrinking ball a run comes to the last stage from its best
+    point, and what it climbs is not this loss: the best of that stage must beat the clean image.
     """
+    climb, attack = one.climb, one.attack
+    if climb is None or attack.through in (WEIGHTS, LOGITS):
+        return None
     held = climb.labelled & inside
     losses = climb.losses[held].double()  # (N, T)
     if attack.shrinks:

@@ -10,6 +10,7 @@ from moeseg.errors import UsageError, unknown_name
 from moeseg.robustness.attacks import Attack, usual_steps
 from moeseg.robustness.paths import ALL, EXPERT, LOGITS, WEIGHTS
 from moeseg.robustness.sweep import Unit
+from moeseg.training.expert import resolve_precision
 
 LARGEST = 64 / 255
 """A greater radius hides a photo from people too."""
@@ -21,11 +22,13 @@ def attack_named(name: str, own: RobustnessConfig) -> Attack:
     Raises:
         UsageError: neither is known.
     """
-    if name not in own.attacks:
-        return replace(Attack.parse(name), precision=own.precision)
-    told = own.attacks[name]
-    steps = told.steps or usual_steps(told.kind)
-    return Attack(**told.model_dump() | {"steps": steps, "precision": own.precision})
+    rough = resolve_precision(own.precision) == "bf16-mixed"
+    if name in own.attacks:
+        told = own.attacks[name]
+        attack = Attack(**told.model_dump() | {"steps": told.steps or usual_steps(told.kind)})
+    else:
+        attack = Attack.parse(name)
+    return replace(attack, precision="bf16-mixed") if rough else attack
 
 
 def units_of(

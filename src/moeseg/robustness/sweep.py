@@ -20,6 +20,7 @@ from moeseg import __version__
 from moeseg.data import SegmentationDataset
 from moeseg.errors import DataError, UsageError
 from moeseg.evaluation.runner import Change, Extents, run_models
+from moeseg.files import make_folder
 from moeseg.models import Model, referenced_experts, weights_digest
 from moeseg.progress import say
 from moeseg.robustness.attacks import Attack, Perturbed, perturb
@@ -108,6 +109,8 @@ def run_sweep(units: Sequence[Unit], arena: Arena) -> None:
                 f"{part.condition}: expected attacks of one name to have the same settings, got "
                 "two; call one of them otherwise under robustness.attacks"
             )
+    if rank() == 0:
+        make_folder(arena.folder)  # what cannot be written must not be attacked first
     left = agreed([part for part in parts if not _is_there(part, arena)])
     for number, unit in enumerate(left, 1):
         say(f"attack {number}/{len(left)}: {unit.condition} on {unit.source}")
@@ -152,7 +155,7 @@ def parts_of(unit: Unit) -> Iterator[Unit]:
         yield unit
         return
     for part in unit.attack.parts():
-        short = unit.name.startswith("sea")
+        short = re.match(r"sea(?![a-z])", unit.name)
         name = unit.name.replace("sea", part.kind, 1) if short else f"{unit.name}-{part.kind}"
         yield replace(unit, name=name, attack=part)
 
