@@ -280,7 +280,7 @@ def _share_collapse(attacks: Iterable[Row]) -> None:
     """Give every attack on a model the verdict that another sweep found at a large radius."""
     same: dict[str, list[Row]] = {}
     for row in attacks:
-        if row["source"] == row["model"]:
+        if row["source"] == row["model"] and row["checks"]:
             same.setdefault(json.dumps([row.get(key) for key in _SAME_ATTACK]), []).append(row)
     for rows in same.values():
         said = [row["checks"]["collapse"] for row in rows]
