@@ -756,15 +756,12 @@ def validated(kind: type[_Settings], raw: Mapping[str, Any], where: str) -> _Set
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        places = [detail["loc"] for detail in error.errors()]
+        details = error.errors()
+        lists = {detail["loc"][:-1] for detail in details}  # that hold something wrong
         lines = [
             f"  {_describe(detail, kind)}"
-            for detail, place in zip(error.errors(), places, strict=True)
-            # a list is not too short that holds what is wrong
-            if not (
-                detail["type"] == "too_short"
-                and any(other[: len(place)] == place != other for other in places)
-            )
+            for detail in details
+            if detail["type"] != "too_short" or detail["loc"] not in lists
         ]
         count = f"{len(lines)} setting{'s' if len(lines) > 1 else ''}"
         raise UsageError(f"{where}: {count} to mend\n" + "\n".join(lines)) from error

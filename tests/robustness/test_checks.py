@@ -155,7 +155,7 @@ def test_an_attack_that_goes_downhill_is_seen(
     def gradient(value: Tensor, at: Tensor) -> Tensor:
         return sign * gradient_of(value, at)
 
-    # in a ball so large that any step leaves the scene, rivals see it: `white-box`, `radius`
+    # a small ball: in a large one any step off a learned scene raises the loss
     monkeypatch.setattr("moeseg.robustness.attacks.gradient_of", gradient)
     model, (images, label) = trained_expert(), scenes(False)
     attack, seeds = Attack.parse(name), generators_of(0, [str(n) for n in range(len(images))])

@@ -109,11 +109,12 @@ def attack_table(trial: Trial) -> TextTable:
         ("model", "clean", *(one.told or one.text for one in shown)),
         tuple(lines),
         frozenset(best),
-        note + _precision(own) + _failures(done),
+        note + _precision_note(own) + _failures(done),
     )
 
 
-def _precision(rows: Sequence[Row]) -> str:
+def _precision_note(rows: Sequence[Row]) -> str:
+    """Tell that attacks followed passes in bfloat16; empty where none did."""
     rough = any(row["attack_settings"].get("precision") == "bf16-mixed" for row in rows)
     return " Attacks followed passes in bfloat16; scores are in full precision." if rough else ""
 

@@ -283,10 +283,9 @@ def _share_collapse(attacks: Iterable[Row]) -> None:
         if row["source"] == row["model"] and row["checks"]:
             same.setdefault(json.dumps([row.get(key) for key in _SAME_ATTACK]), []).append(row)
     for rows in same.values():
-        said = [row["checks"]["collapse"] for row in rows]
-        known = [value for value in said if value is not None]
+        verdict = _joined_verdicts(row["checks"]["collapse"] for row in rows)
         for row in rows:
-            row["checks"]["collapse"] = all(known) if known else None
+            row["checks"]["collapse"] = verdict
 
 
 def is_current(folder: Path, stage: str, wanted: bool) -> bool:
@@ -322,12 +321,14 @@ def _is_swept(folder: Path, stage: str) -> bool:
 def _joined_checks(
     one: dict[str, bool | None], other: dict[str, bool | None]
 ) -> dict[str, bool | None]:
-    """Join the verdicts of two sweeps: a failure outweighs a pass, which outweighs silence."""
-    joined: dict[str, bool | None] = {}
-    for name in one:
-        said = [value for value in (one[name], other.get(name)) if value is not None]
-        joined[name] = all(said) if said else None
-    return joined
+    """Join the verdicts of two sweeps on each check."""
+    return {name: _joined_verdicts((one[name], other.get(name))) for name in one}
+
+
+def _joined_verdicts(verdicts: Iterable[bool | None]) -> bool | None:
+    """Return one for several: a failure outweighs a pass, which outweighs silence."""
+    said = [verdict for verdict in verdicts if verdict is not None]
+    return all(said) if said else None
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

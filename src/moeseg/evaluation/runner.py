@@ -129,6 +129,7 @@ def run_models(
 
 @contextmanager
 def _enough_memory(title: str, batch_size: int) -> Iterator[None]:
+    """Tell what to do where the device's memory does not hold a batch."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -29,6 +29,7 @@ from moeseg.robustness.shown import check_shown, layers_folder, write_shown
 from moeseg.robustness.sweep import Unit
 from moeseg.run import Cost, Run, Stage, rank
 from moeseg.training.cost import ATTACK_FACTOR
+from moeseg.training.expert import resolve_precision
 from moeseg.training.network_stages import expert_models, forward_seconds, model_info
 from moeseg.types import Frame, Row
 
@@ -195,7 +196,7 @@ def _shown_inputs(run: Run) -> dict[str, Any]:
     return _scoring_inputs(run, scored_frames(run)) | {
         "show": settings.show,
         "frames_shown": settings.show_frames,
-        "precision": settings.precision,
+        "precision": resolve_precision(settings.precision),
         "attacks": {name: own.model_dump() for name, own in settings.attacks.items()},
     }
 
