@@ -11,11 +11,18 @@ from torch.multiprocessing.spawn import spawn
 
 from moeseg.data import SegmentationDataset, Taxonomy, read_manifest
 from moeseg.errors import MoesegError
-from moeseg.evaluation.collectors import SegmentationCollector
+from moeseg.evaluation.collectors import Collector, SegmentationCollector
 from moeseg.evaluation.intervals import Blocks
 from moeseg.evaluation.runner import evaluating, run_models, unique_experts
+from moeseg.insight.agreement import AgreementCollector
+from moeseg.insight.detectors import DetectorCollector
+from moeseg.insight.frames import FrameCollector
+from moeseg.insight.routing import OracleCollector, RoutingCollector
 from moeseg.models import Model, build_ensemble, build_mixture
+from moeseg.robustness.craft import FrameCounts
 from moeseg.types import ExpertOutput, Prediction, Row
+from moeseg.uncertainty.collectors import UncertaintyCollector
+from moeseg.uncertainty.fitting import PointCollector
 from tiny import CLASSES, SIZE, TinyExpert, tiny_expert, write_data
 
 BASE: Row = {
@@ -47,6 +54,9 @@ class Keeping:
         assert (prediction.expert_ids is not None) == self.needs_experts
         if prediction.expert_ids is not None:
             self.expert_ids |= dict(zip(keys, prediction.expert_ids, strict=True))
+
+    def reset(self) -> None:
+        pass
 
     def sync(self) -> None:
         self.synced += 1
@@ -124,12 +134,72 @@ def test_each_expert_runs_once_a_batch(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(calls) == 9
 
 
-def test_memory_that_does_not_hold_a_batch_is_told(tmp_path: Path) -> None:
+def every_collector(
+    frames: SegmentationDataset, model: Model, folder: Path
+) -> dict[str, Collector]:
+    """Return one of each kind, for a mixture of experts that saw day and dusk."""
+    name, experts, classes = "moe-classwise-conv", ("dusk", "day"), tuple(CLASSES)
+    keys = [frame.key for frame in frames.frames]
+    subsets = ("day", "dusk", "day+dusk")
+    where = (classes, Blocks.of(frames.frames), subsets, BASE)
+    own = {"day": "day"}
+    return {
+        "segmentation": SegmentationCollector(name, *where),
+        "agreement": AgreementCollector(name, experts, *where),
+        "routing": RoutingCollector(name, experts, *where, own),
+        "oracle": OracleCollector(*where),
+        "detectors": DetectorCollector(name, experts, *where, own),
+        "uncertainty": UncertaintyCollector(name, 2, True, *where, ("day",), published=True),
+        "frames": FrameCollector(name, experts, classes, frames.frames, folder / "frames.csv"),
+        "counts": FrameCounts(keys, len(classes)),
+        "points": PointCollector(name, model, ("class", "gate"), len(keys)),
+    }
+
+
+@pytest.mark.parametrize("full", ["images", "update"])
+def test_memory_that_does_not_hold_a_batch_is_halved_and_nothing_counts_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], full: str
+) -> None:
+    model = some_models()["moe-classwise-conv"]
+    frames = some_frames(tmp_path)
+
+    class Small(Keeping):
+        """Memory that is full with the second batch, after the first has counted."""
+
+        def update(self, prediction: Prediction, label: Tensor, keys: Sequence[str]) -> None:
+            if full == "update" and len(keys) > 1 and frames.frames[0].key not in keys:
+                raise torch.OutOfMemoryError("no memory")
+
+    def change(images: Tensor, label: Tensor, keys: Sequence[str], extents: object) -> Tensor:
+        if full == "images" and len(keys) > 1 and frames.frames[0].key not in keys:
+            raise torch.OutOfMemoryError("no memory")
+        return images
+
+    def count(folder: Path, batch_size: int) -> dict[str, object]:
+        made = every_collector(frames, model, folder)
+        every = {"m": [*made.values(), Small(needs_experts=True)]}
+        about = {"change": change, "title": "fog-3"}
+        run_models({"m": model}, frames, every, batch_size=batch_size, **about)  # type: ignore[arg-type]
+        rows = {name: collector.rows() for name, collector in made.items()}
+        counts, points = made["counts"], made["points"]
+        assert isinstance(counts, FrameCounts)
+        assert isinstance(points, PointCollector)
+        lines = (folder / "frames.csv").read_text()
+        return rows | {"counts": counts.confusion.tolist(), "points": points.fit(), "lines": lines}
+
+    alone = count(tmp_path / "alone", 1)
+    assert "out of memory" not in capsys.readouterr().err
+    assert count(tmp_path / "halved", 3) == alone
+    told = capsys.readouterr().err
+    assert "fog-3: out of memory with 3 images at once; going on with 1" in told
+
+
+def test_memory_that_does_not_hold_a_single_image_is_told(tmp_path: Path) -> None:
     def full(*given: object) -> Tensor:
         raise torch.OutOfMemoryError("no memory")
 
     models, frames = {"baseline": tiny_expert(0)}, some_frames(tmp_path)
-    with pytest.raises(MoesegError, match=r"fog-3: out of memory with 3 images.*eval.batch_size"):
+    with pytest.raises(MoesegError, match=r"fog-3: out of memory with a single.*eval.size"):
         run_models(models, frames, {}, batch_size=3, change=full, title="fog-3")
 
 

@@ -59,6 +59,9 @@ class Keeping:
             self.logits[key] = prediction.logits[place].clone()
             self.members[key] = prediction.expert_logits[place].clone()
 
+    def reset(self) -> None:
+        pass
+
     def sync(self) -> None:
         pass
 

@@ -48,6 +48,9 @@ class Collector(Protocol):
             keys: B frame keys.
         """
 
+    def reset(self) -> None:
+        """Forget all batches, before `sync`: the pass begins anew."""
+
     def sync(self) -> None:
         """Sum the state over ranks, once, after the last batch; alone, nothing happens."""
 
@@ -131,6 +134,11 @@ class BlockCollector:
         units = self.blocks.units_of(keys)
         self.images.index_add_(0, units, torch.ones_like(units))
         return units
+
+    def reset(self) -> None:
+        """Set every state to 0."""
+        for name in ("images", *self.summed):
+            getattr(self, name).zero_()
 
     def sync(self) -> None:
         """Sum the states over ranks if `torch.distributed` runs; a second call does nothing."""

@@ -23,7 +23,7 @@ from moeseg.models import (
     key_seeds,
     resize,
 )
-from moeseg.progress import track
+from moeseg.progress import say, track
 from moeseg.types import ExpertOutput, Size
 
 Extents = tuple[Size, ...] | None
@@ -48,9 +48,10 @@ def run_models(
     """Predict every frame with every model and hand each prediction to the model's collectors.
 
     An expert that several models share runs once a batch, and its classes at full size are found
-    once, whether it is scored itself or a collector of a mixture needs them. Under an initialised
-    process group every rank takes its share of the frames and the collectors' states are summed at
-    the end.
+    once, whether it is scored itself or a collector of a mixture needs them. Where the device's
+    memory does not hold a batch, the pass begins anew with half as many frames at once. Under an
+    initialised process group every rank takes its share of the frames and the collectors' states
+    are summed at the end.
 
     Args:
         models: by name, in any training mode; modes are as before afterwards.
@@ -62,7 +63,34 @@ def run_models(
         change: what the models see instead of the images: a corruption, an attack. What it
             draws must hang on the frame's key alone, so that neither batch nor rank counts.
         title: of the progress bar.
+
+    Raises:
+        MoesegError: memory does not hold a single frame.
     """
+    every = [collector for several in collectors.values() for collector in several]
+    while True:
+        try:
+            _pass(models, frames, collectors, batch_size, workers, device, change, title)
+            break
+        except torch.OutOfMemoryError as error:
+            batch_size = half_of(batch_size, title, error)
+        for collector in every:
+            collector.reset()
+    for collector in every:
+        collector.sync()
+
+
+def _pass(
+    models: Mapping[str, Segmenter],
+    frames: SegmentationDataset,
+    collectors: Mapping[str, Sequence[Collector]],
+    batch_size: int,
+    workers: int,
+    device: torch.device | str,
+    change: Change | None,
+    title: str,
+) -> None:
+    """Hand every prediction of this rank's frames to the collectors; see `run_models`."""
     distributed = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     places = list(range(rank, len(frames), world))
@@ -73,7 +101,7 @@ def run_models(
     sampled = [model for model in models.values() if getattr(model, "decodes_again", False)]
     again = {id(expert) for model in sampled for expert in model.experts}
     modules = [model for model in models.values() if isinstance(model, nn.Module)]
-    with _enough_memory(title, batch_size), evaluating(modules):
+    with evaluating(modules):
         for model in models.values():
             if isinstance(model, nn.Module):
                 with torch.inference_mode(False):  # else its parameters take no gradient ever after
@@ -122,21 +150,26 @@ def run_models(
                 prediction = replace(prediction, ids=ids, expert_ids=each, extents=padded)
                 for collector in collectors[name]:
                     collector.update(prediction, label, keys)
-    for several in collectors.values():
-        for collector in several:
-            collector.sync()
 
 
-@contextmanager
-def _enough_memory(title: str, batch_size: int) -> Iterator[None]:
-    """Tell what to do where the device's memory does not hold a batch."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
+def half_of(count: int, title: str, error: torch.OutOfMemoryError) -> int:
+    """Return half the number of images that memory did not hold at once, and say so.
+
+    Args:
+        count: images of the batch.
+        title: what was being done.
+        error: what the device said.
+
+    Raises:
+        MoesegError: it is a single image.
+    """
+    if count == 1:
         raise MoesegError(
-            f"{title}: out of memory with {batch_size} images at once; lower eval.batch_size, then "
-            "run the same command again: it goes on from what is finished"
+            f"{title}: out of memory with a single image; score at a smaller size with "
+            "--set eval.size=[H,W], or on the CPU with --set training.accelerator=cpu"
         ) from error
+    say(f"{title}: out of memory with {count} images at once; going on with {count // 2}")
+    return count // 2
 
 
 def unique_experts(models: Mapping[str, Segmenter]) -> list[Expert]:

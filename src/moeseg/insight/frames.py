@@ -173,6 +173,11 @@ class FrameCollector:
             dist.barrier()
         self._part(rank).unlink(missing_ok=True)
 
+    def reset(self) -> None:
+        """Forget all lines."""
+        self.discard()
+        self._lines = None
+
     def discard(self) -> None:
         """Remove what a run that failed has written so far; nothing happens after `sync`."""
         if self._lines is not None and not self._synced:

@@ -240,6 +240,9 @@ class _Layer:
                     values["gate_uncertainty"] = routing_entropy(weights)[number].mean()
                 self.scores[key] = {name: round(float(v), 6) for name, v in values.items()}
 
+    def reset(self) -> None:
+        """Nothing: a frame that comes again takes its place."""
+
     def sync(self) -> None:
         """Nothing: one process writes."""
 

@@ -166,6 +166,11 @@ class RoutingCollector(BlockCollector):
         self.compared.index_add_(0, units, _compared(mean, mious))
         self.confusion.index_add_(0, units, torch.stack([oracle, own], dim=1))
 
+    def reset(self) -> None:
+        """Forget what was counted."""
+        super().reset()
+        self.weights = None
+
     def sync(self) -> None:
         """Sum the state over ranks if `torch.distributed` runs; a second call does nothing."""
         if self._synced or not several_ranks():
@@ -288,6 +293,11 @@ class OracleCollector:
         image, pixel = oracle_ids(prediction.expert_ids, label, len(self.by_image.classes))
         self.by_image.count(image, label, keys)
         self.by_pixel.count(pixel, label, keys)
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self.by_image.reset()
+        self.by_pixel.reset()
 
     def sync(self) -> None:
         """Sum counts over ranks."""

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from moeseg.config import AttackKind, PassPrecision
-from moeseg.errors import MoesegError, UsageError, unknown_name
-from moeseg.evaluation.runner import evaluating
-from moeseg.models import Model, image_size
-from moeseg.progress import say
+from moeseg.errors import UsageError, unknown_name
+from moeseg.evaluation.runner import evaluating, half_of
+from moeseg.models import Model
 from moeseg.robustness.ball import photo_mask, project, uniform_start
 from moeseg.robustness.directions import AdamOfSigns, Apgd, Direction, Project, SignStep
 from moeseg.robustness.losses import LossName, Pixels, cross_entropy, loss_of
@@ -282,7 +281,7 @@ def _in_memory(forward: Forward, batch: _Batch, attack: Attack) -> Perturbed:
     try:
         return _worst(forward, batch, attack)
     except torch.OutOfMemoryError as error:
-        half = half_of(batch.images, error)
+        half = half_of(len(batch.images), "attack", error)
     for generator, state in zip(batch.generators, states, strict=True):
         generator.set_state(state)
     parts = (slice(half), slice(half, None))
@@ -292,23 +291,6 @@ def _in_memory(forward: Forward, batch: _Batch, attack: Attack) -> Perturbed:
         torch.cat([one.wrong for one in both]),
         torch.cat([one.losses for one in both], dim=1),
     )
-
-
-def half_of(images: Tensor, error: torch.OutOfMemoryError) -> int:
-    """Return half the number of images that memory did not hold, and say so.
-
-    Raises:
-        MoesegError: it is a single one.
-    """
-    count = len(images)
-    if count == 1:
-        height, width = image_size(images)
-        raise MoesegError(
-            f"attack: out of memory with a single image of {height}x{width}; score at a smaller "
-            "size with --set eval.size=[H,W], or on the CPU with --set training.accelerator=cpu"
-        ) from error
-    say(f"attack: out of memory with {count} images at once; going on with {count // 2}")
-    return count // 2
 
 
 def _worst(forward: Forward, batch: _Batch, attack: Attack) -> Perturbed:

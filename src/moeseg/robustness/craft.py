@@ -47,6 +47,9 @@ class FrameCounts:
         found = confusion_per_image(prediction.ids, label, self.confusion.shape[1])
         self.confusion[[self.places[key] for key in keys]] = found.to("cpu", torch.int32)
 
+    def reset(self) -> None:
+        """Do nothing: a frame that comes again takes its place."""
+
     def sync(self) -> None:
         """Sum over ranks, of which each has frames of its own; alone, nothing happens."""
         if several_ranks():

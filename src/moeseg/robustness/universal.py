@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader
 
 from moeseg.data import EpochBatches, SegmentationDataset
 from moeseg.errors import DataError, UsageError
+from moeseg.evaluation.runner import half_of
 from moeseg.files import replacing
 from moeseg.models import Model
 from moeseg.progress import track
-from moeseg.robustness.attacks import Attack, Perturbed, followed, gradient_of, half_of, still
+from moeseg.robustness.attacks import Attack, Perturbed, followed, gradient_of, still
 from moeseg.robustness.ball import project
 from moeseg.robustness.directions import AdamOfSigns, Direction, SignStep
 from moeseg.robustness.losses import Pixels, cross_entropy
@@ -144,7 +145,7 @@ def _climb(
             loss = cross_entropy(Pixels.of(forward(shown).logits, label), 0.0)
         return loss.detach(), gradient_of(loss, at)
     except torch.OutOfMemoryError as error:
-        half = half_of(images, error)
+        half = half_of(len(images), "attack", error)
     halves = (slice(half), slice(half, None))
     parts = [_climb(forward, images[of], label[of], point, epsilon, clip) for of in halves]
     return torch.cat([loss for loss, _ in parts]), parts[0][1] + parts[1][1]

@@ -51,12 +51,7 @@ class PointCollector:
         self.kinds = tuple(kind for kind in kinds if kind in kinds_of(model))
         self.each = max(1, pixels // max(frames, 1))
         self.needs_expert_logits = bool({"experts", "gate"} & set(self.kinds))
-        self.frames = 0
-        self._logits: list[Tensor] = []  # (n, C)
-        self._parts: list[Tensor] = []  # (n, E, C)
-        self._labels: list[Tensor] = []  # (n)
-        self._weights: list[Tensor] = []  # (n)
-        self._of_gate = torch.zeros(len(_GRID), dtype=torch.float64)  # sums of loss
+        self.reset()
 
     def update(self, prediction: Prediction, label: Tensor, keys: Sequence[str]) -> None:
         """Sample a batch: logits, and of mixtures weights and expert_logits; label, B keys."""
@@ -74,6 +69,15 @@ class PointCollector:
             self._logits.append(logits.float().cpu())
             if self.needs_expert_logits:
                 self._sample_members(prediction, image, places, true)
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        self.frames = 0
+        self._logits: list[Tensor] = []  # (n, C)
+        self._parts: list[Tensor] = []  # (n, E, C)
+        self._labels: list[Tensor] = []  # (n)
+        self._weights: list[Tensor] = []  # (n)
+        self._of_gate = torch.zeros(len(_GRID), dtype=torch.float64)  # sums of loss
 
     def sync(self) -> None:
         """Do nothing: temperatures are fitted by one process."""

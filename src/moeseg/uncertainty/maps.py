@@ -97,6 +97,9 @@ class _Maps:
                 path = self.folder / self.dirs[key] / f"{self.model}.{score}.png"
                 write_png(path, np.asarray(one))
 
+    def reset(self) -> None:
+        """Nothing: a frame that comes again takes its place."""
+
     def sync(self) -> None:
         """Nothing: one process writes."""
 
