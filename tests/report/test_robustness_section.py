@@ -129,7 +129,7 @@ def test_corruptions_by_severity_and_by_name(section: Section) -> None:
 def test_every_table_and_figure_is_found_by_its_choice(section: Section) -> None:
     group = section.group
     assert group.choices["subset"] == list(SUBSETS)
-    attacks = ["pgd-10", "pgd-10:weights", "sea-20"]
+    attacks = ["sea-20", "pgd-10", "pgd-10:weights"]
     assert group.choices[CHANGE] == [*attacks, "corruptions", "attacks side by side"]
     opened = [table.choice for table in group.tables if table.open]
     assert len(opened) == len(SUBSETS) * (4 + len(RADII))  # one a choice, or one a radius
@@ -137,6 +137,10 @@ def test_every_table_and_figure_is_found_by_its_choice(section: Section) -> None
 
 
 # -- sentences -------------------------------------------------------------------------------------
+
+
+def test_the_section_opens_at_the_attack_of_the_summary(section: Section) -> None:
+    assert section.group.choices[CHANGE][0] == "sea-20"  # of which the summary tells, below
 
 
 def test_failed_checks_are_told(section: Section) -> None:
@@ -340,7 +344,6 @@ def test_choices_show_their_figures_and_tables(
     def seen(selector: str) -> list[str]:
         return [one.inner_text() for one in part.locator(f"{selector}:visible").all()]
 
-    part.locator(f'select[data-name="{CHANGE}"]').select_option("sea-20")
     part.locator('select[data-name="model"]').select_option("baseline")
     assert seen("h4") == [
         f"mIoU under sea-20 on {JOIN}",

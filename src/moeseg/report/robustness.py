@@ -15,7 +15,7 @@ from moeseg.report import figures
 from moeseg.report.colours import DASHES, LINES
 from moeseg.report.grouping import ends
 from moeseg.report.parts import Download, Figure, Group, Key, Section, Table, csv_file, from_text
-from moeseg.report.robustness_told import checks_told
+from moeseg.report.robustness_told import checks_told, strongest
 from moeseg.report.series import Series, series
 from moeseg.types import Row
 
@@ -37,14 +37,17 @@ _INTRO = (
 
 
 def robustness(rows: Sequence[Row]) -> Section | None:
-    """Return what is left of each model on changed images; None where no row tells of any."""
+    """Return what is left of each model on changed images; None where no row tells of any.
+
+    It opens at the attack that the summary tells of.
+    """
     if not any(map(is_changed, rows)):
         return None
     drawn: list[Figure] = []
     made: list[Table] = []
     lacking: list[str] = []
     styles = _styles(rows)
-    found = trials(rows)
+    found = _strongest_first(trials(rows), rows)
     for trial in found:
         choice = _choice(trial)
         try:
@@ -60,6 +63,16 @@ def robustness(rows: Sequence[Row]) -> Section | None:
     told = tuple(checks_told([row for row in rows if row["kind"] == "attack"]))
     group = Group(tuple(drawn), tuple(made))
     return Section("robustness", "Robustness", _INTRO, (), group, "\n".join(lacking), told)
+
+
+def _strongest_first(found: Sequence[Trial], rows: Sequence[Row]) -> list[Trial]:
+    """Return trials with those of the strongest attack before the others."""
+    one = strongest(rows)
+    if one is None:
+        return list(found)
+    place = (one.condition.name, one.subset, one.images, one.mark)
+    first = {_choice(t)[CHANGE] for t in found if (t.name, t.subset, t.images, t.mark) == place}
+    return sorted(found, key=lambda trial: _choice(trial)[CHANGE] not in first)
 
 
 def _side_by_side(found: Sequence[Trial]) -> Iterator[Table]:

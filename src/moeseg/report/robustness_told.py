@@ -39,6 +39,7 @@ class Strongest:
 
     Attributes:
         condition: attack and radius.
+        subset: the widest.
         images: frames of the subset.
         mark: of these frames, see `changes.mark_of`.
         mious: by model, as attacked.
@@ -46,6 +47,7 @@ class Strongest:
     """
 
     condition: Condition
+    subset: str
     images: int
     mark: str
     mious: Mapping[str, float]
@@ -80,7 +82,7 @@ def strongest(rows: Sequence[Row]) -> Strongest | None:
             of_radius.setdefault(key, []).append(row)
     found: list[Strongest] = []
     for radius in sorted(by_radius):
-        one = _least(by_radius[radius])
+        one = _least(by_radius[radius], widest)
         if not found or not _leaves_more(one, found[-1]):
             found.append(one)
     differ = [one for one in found if max(one.mious.values()) >= WORTH]
@@ -94,7 +96,7 @@ def _leaves_more(one: Strongest, other: Strongest) -> bool:
     return mine > theirs
 
 
-def _least(attacks: Mapping[tuple[str, int, str], Sequence[Row]]) -> Strongest:
+def _least(attacks: Mapping[tuple[str, int, str], Sequence[Row]], subset: str) -> Strongest:
     """Return which of the attacks at one radius leaves least of the models they share."""
     mious = {key: _means(rows, "miou") for key, rows in attacks.items()}
     shared = set.intersection(*(set(of) for of in mious.values()))
@@ -104,7 +106,7 @@ def _least(attacks: Mapping[tuple[str, int, str], Sequence[Row]]) -> Strongest:
 
     key = min(mious, key=left)
     clean = _means(attacks[key], "clean_miou")
-    return Strongest(read_condition(key[0]), *key[1:], mious[key], clean)
+    return Strongest(read_condition(key[0]), subset, *key[1:], mious[key], clean)
 
 
 def _means(rows: Iterable[Row], key: str) -> dict[str, float]:
@@ -120,7 +122,6 @@ def _attacked(rows: Sequence[Row]) -> list[tuple[str, str]]:
     one = strongest(rows)
     if one is None:
         return []
-    widest = subsets_of(row for row in rows if row["condition"] == one.condition.text)[-1]
     best, worst = (
         max(one.mious, key=one.mious.__getitem__),
         min(one.mious, key=one.mious.__getitem__),
@@ -130,9 +131,9 @@ def _attacked(rows: Sequence[Row]) -> list[tuple[str, str]]:
         text = f"{best} keeps most, {_left(one, best)}, and {worst} least, {_left(one, worst)}"
     text = (
         f"under {one.condition.name} at {one.condition.told}, the strongest attack of that radius, "
-        f"on {widest} ({one.images} frames) {text}."
+        f"on {one.subset} ({one.images} frames) {text}."
     )
-    return [("Attacks", text + _verdicts(rows, one, widest))]
+    return [("Attacks", text + _verdicts(rows, one))]
 
 
 def _left(one: Strongest, model: str) -> str:
@@ -140,15 +141,13 @@ def _left(one: Strongest, model: str) -> str:
     return text + (f" of {percent(one.clean[model], 1)}" if model in one.clean else "")
 
 
-def _verdicts(rows: Sequence[Row], one: Strongest, subset: str) -> str:
+def _verdicts(rows: Sequence[Row], one: Strongest) -> str:
     """Count what paired differences under that attack say."""
     pairs: dict[tuple[str, str], list[Row]] = {}
+    where = (one.subset, one.images, one.mark)
     for row in ordered(rows, "difference"):
         at = (row["condition"], row["subset"], row["images"], mark_of(row))
-        if (
-            at == (one.condition.text, subset, one.images, one.mark)
-            and row["difference"] is not None
-        ):
+        if at == (one.condition.text, *where) and row["difference"] is not None:
             pairs.setdefault((row["model"], row["minus"]), []).append(row)
     if not pairs:
         return ""
@@ -156,8 +155,7 @@ def _verdicts(rows: Sequence[Row], one: Strongest, subset: str) -> str:
     attacks = [
         row
         for row in ordered(rows, "attack")
-        if row["source"] == row["model"]
-        and (row["subset"], row["images"], mark_of(row)) == (subset, one.images, one.mark)
+        if row["source"] == row["model"] and (row["subset"], row["images"], mark_of(row)) == where
     ]
     decided = [of_pair for of_pair in pairs.values() if verdict(of_pair) != "undecided"]
     doubtful = sum(rests_on_failed(of_pair, attacks) for of_pair in decided)
