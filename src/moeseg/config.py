@@ -345,7 +345,7 @@ class EvalConfig(Strict):
     subsets: tuple[str, ...] | None = None
     """Subsets and joins; null scores every subset and the join of the experts' subsets."""
     batch_size: Positive = 8
-    """Frames of one forward pass."""
+    """Frames of one forward pass; half as many where memory does not hold them."""
     size: Extent | None = None
     """H, W at scoring; null is the training size."""
     sheet: Annotated[int, Field(ge=0)] = 3
