@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import random
+from operator import itemgetter
 
 import pytest
 from rich.console import Console
 
 from moeseg.errors import DataError
-from moeseg.evaluation.cells import ordered, temperature_of, with_seed
+from moeseg.evaluation.cells import ordered, temperature_of, with_seeds
 from moeseg.evaluation.contents import TextTable, tables
 from moeseg.evaluation.rows import validate_row
 from moeseg.evaluation.table import (
@@ -219,7 +220,17 @@ def test_a_seed_that_is_not_known_is_one_of_several() -> None:
     rows = [_scored("m", "x", v, None, seed=s) for v, s in ((0.5, 1), (0.6, None), (0.4, 0))]
     assert [row["seed"] for row in ordered(rows, "segmentation")] == [None, 0, 1]
     assert "| m | **50.00 (40.00 to 60.00, 3 seeds)** |" in render_markdown(rows)
-    assert [with_seed("m", row) for row in rows] == ["m, seed 1", "m", "m, seed 0"]
+    call = with_seeds(rows, itemgetter("model"))
+    assert [call(row) for row in rows] == ["m, seed 1", "m", "m, seed 0"]
+
+
+def test_models_of_one_seed_each_are_called_without_it() -> None:
+    rows = [
+        _scored("baseline", "x", 0.5, None, seed=0),
+        _scored("baseline-2", "x", 0.6, None, seed=1),
+    ]
+    call = with_seeds(rows, itemgetter("model"))
+    assert [call(row) for row in rows] == ["baseline", "baseline-2"]
 
 
 def test_two_rows_for_one_cell_are_an_error() -> None:

@@ -110,9 +110,18 @@ def named(rows: Iterable[Row]) -> Callable[[Row], str]:
     )
 
 
-def with_seed(name: str, row: Row) -> str:
-    """Write a model's name with the seed of its row, where that is known."""
-    return name if row["seed"] is None else f"{name}, seed {row['seed']}"
+def with_seeds(rows: Iterable[Row], call: Callable[[Row], str]) -> Callable[[Row], str]:
+    """Return how to call a row: with its seed, if known, where what it is called has several."""
+    seeds: dict[str, set[int | None]] = {}
+    for row in rows:
+        seeds.setdefault(call(row), set()).add(row["seed"])
+
+    def calls(row: Row) -> str:
+        name = call(row)
+        several = len(seeds[name]) > 1 and row["seed"] is not None
+        return f"{name}, seed {row['seed']}" if several else name
+
+    return calls
 
 
 def opponent_of(row: Row) -> str:

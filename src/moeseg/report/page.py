@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from moeseg import __version__
-from moeseg.evaluation.cells import Ground, by_ground, ground_of, ordered, with_seed
+from moeseg.evaluation.cells import Ground, by_ground, ground_of, ordered, with_seeds
 from moeseg.evaluation.changes import is_changed, read_condition
 from moeseg.evaluation.condition_csv import render_condition_csv
 from moeseg.evaluation.contents import CLEAN
@@ -167,10 +168,10 @@ def _class_data(rows: Sequence[Row]) -> dict[str, Any]:
     """Return what the per-class bars are drawn from."""
     grounds = []
     for ground, of_ground in by_ground(ordered(rows, "segmentation")).items():
-        seeded = len({row["seed"] for row in of_ground}) > 1
+        call = with_seeds(of_ground, itemgetter("model"))
         bars = [
             {
-                "model": with_seed(row["model"], row) if seeded else row["model"],
+                "model": call(row),
                 "subset": row["subset"],
                 "iou": list(row["per_class_iou"].values()),
                 "pixels": list(row["per_class_pixels"].values()),

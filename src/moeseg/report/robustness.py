@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from moeseg.errors import DataError
 from moeseg.evaluation.attacks_compared import comparisons
-from moeseg.evaluation.cells import gather, mean_of, model_order, named, with_seed
+from moeseg.evaluation.cells import gather, mean_of, model_order, named, with_seeds
 from moeseg.evaluation.changes import Condition, Trial, by_level, failed_checks, is_changed, trials
 from moeseg.evaluation.conditions import tables_of, transfer_cells
 from moeseg.evaluation.corruption_means import CorruptionMeans, corruption_means
@@ -175,7 +175,7 @@ def _radius_names(radii: Sequence[Condition]) -> tuple[list[str], str]:
 def _losses(trial: Trial, choice: Mapping[str, str]) -> Iterator[Figure]:
     """Yield the loss along the steps of each model, a line a radius."""
     rows = [row for row in trial.own if row["losses"]]
-    call = _call(rows)
+    call = with_seeds(rows, named(rows))
     for model in sorted({call(row) for row in rows}, key=model_order):
         lines = []
         of_model = [row for row in rows if call(row) == model]
@@ -210,12 +210,6 @@ def _losses(trial: Trial, choice: Mapping[str, str]) -> Iterator[Figure]:
             choice={**choice, "model": model},
             legend=tuple(Key(line.name, line.colour, line.dash) for line in lines),
         )
-
-
-def _call(rows: Sequence[Row]) -> Callable[[Row], str]:
-    """Return how to call a row's model, with its seed where there are several."""
-    name, seeded = named(rows), len({row["seed"] for row in rows}) > 1
-    return lambda row: with_seed(name(row), row) if seeded else name(row)
 
 
 def _transfers(trial: Trial, choice: Mapping[str, str]) -> Iterator[Figure]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 from moeseg.errors import DataError
-from moeseg.evaluation.cells import ordered, with_seed
+from moeseg.evaluation.cells import ordered, with_seeds
 from moeseg.evaluation.contents import Published, tables, verdict
 from moeseg.report import figures
 from moeseg.report.grouping import WHISKERS, alike, choice_of, ends, file_of
@@ -36,9 +37,8 @@ def scores(rows: Sequence[Row], published: Published | None) -> Section:
 def _miou_dots(rows: Sequence[Row]) -> Iterator[Figure]:
     for part in alike(rows, "subset"):
         first = part[0]
-        dots = [
-            figures.Dot(_called(row, part), row["miou"], figures.pair(row["ci95"])) for row in part
-        ]
+        call = with_seeds(part, itemgetter("model"))
+        dots = [figures.Dot(call(row), row["miou"], figures.pair(row["ci95"])) for row in part]
         lines = [(row["model"], row["seed"], row["miou"], *ends(row["ci95"])) for row in part]
         columns = ("model", "seed", "miou", "low", "high")
         yield Figure(
@@ -58,10 +58,11 @@ def _difference_dots(rows: Sequence[Row]) -> Iterator[Figure]:
         lines = []
         for of_model in alike(part, "model"):
             dots.append(of_model[0]["model"])
+            call = with_seeds(of_model, itemgetter("minus"))
             for row in of_model:
                 said = verdict([row])
                 decided = said != "undecided"
-                name = f"minus {_called(row, of_model, 'minus')}"
+                name = f"minus {call(row)}"
                 interval = figures.pair(row["ci95"])
                 dots.append(figures.Dot(name, row["difference"], interval, decided))
                 told = (row["model"], row["minus"], row["seed"], row["difference"])
@@ -76,9 +77,3 @@ def _difference_dots(rows: Sequence[Row]) -> Iterator[Figure]:
             data=csv_file(file_of(first, "differences", "subset"), columns, lines),
             choice=choice_of(first, "subset"),
         )
-
-
-def _called(row: Row, among: Sequence[Row], key: str = "model") -> str:
-    """Return a model's name, with its seed where there are several."""
-    several = len({other["seed"] for other in among}) > 1
-    return with_seed(row[key], row) if several else str(row[key])
