@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from moeseg.evaluation.changes import CORRUPTIONS
-from moeseg.evaluation.rows import write_rows
+from moeseg.evaluation.rows import FRAMES, write_rows
 from moeseg.report import render, write_report
 from moeseg.report.parts import Figure, Section
 from moeseg.report.robustness import CHANGE, robustness
@@ -141,6 +141,10 @@ def test_every_table_and_figure_is_found_by_its_choice(section: Section) -> None
 
 def test_the_section_opens_at_the_attack_of_the_summary(section: Section) -> None:
     assert section.group.choices[CHANGE][0] == "sea-20"  # of which the summary tells, below
+    marked = [row | {FRAMES: "0a1b"} for row in attack_rows()]
+    found = robustness([*clean_rows(), *marked])
+    assert found is not None
+    assert found.group.choices[CHANGE][0] == "sea-20"
 
 
 def test_failed_checks_are_told(section: Section) -> None:
@@ -227,6 +231,8 @@ def test_attacks_are_compared_on_the_models_they_share() -> None:
     assert strongest([*weak, *strong, *loose]) == one
     broken = [row("baseline", "strong", 0.001, 0.1)]
     assert strongest([*weak, *strong, *broken]) == strongest([*weak, *strong])
+    fewer = row("baseline", "strong", 0.1) | {"images": 6}
+    assert strongest([*weak, *strong, fewer]) == one  # more frames say more
     assert strongest(published) is not None
     assert strongest(part) is None
 

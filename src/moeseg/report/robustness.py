@@ -8,7 +8,15 @@ from dataclasses import replace
 from moeseg.errors import DataError
 from moeseg.evaluation.attacks_compared import comparisons
 from moeseg.evaluation.cells import gather, mean_of, model_order, named, with_seeds
-from moeseg.evaluation.changes import Condition, Trial, by_level, failed_checks, is_changed, trials
+from moeseg.evaluation.changes import (
+    Condition,
+    Trial,
+    by_level,
+    failed_checks,
+    is_changed,
+    mark_of,
+    trials,
+)
 from moeseg.evaluation.conditions import tables_of, transfer_cells
 from moeseg.evaluation.corruption_means import CorruptionMeans, corruption_means
 from moeseg.report import figures
@@ -71,7 +79,11 @@ def _strongest_first(found: Sequence[Trial], rows: Sequence[Row]) -> list[Trial]
     if one is None:
         return list(found)
     place = (one.condition.name, one.subset, one.images, one.mark)
-    first = {_choice(t)[CHANGE] for t in found if (t.name, t.subset, t.images, t.mark) == place}
+    first = {
+        _choice(trial)[CHANGE]
+        for trial in found
+        if (trial.name, trial.subset, trial.images, mark_of(trial.rows[0])) == place
+    }
     return sorted(found, key=lambda trial: _choice(trial)[CHANGE] not in first)
 
 

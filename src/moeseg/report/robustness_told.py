@@ -63,10 +63,11 @@ def how_robust(rows: Sequence[Row]) -> list[Answer]:
 def strongest(rows: Sequence[Row]) -> Strongest | None:
     """Return the strongest attack on whole models, on the widest subset.
 
-    At each radius it is the one that leaves least of the models that all attacks were tried on; a
-    radius whose attack leaves more than one in a smaller ball shows a weak attack, and falls away.
-    The radius is the largest that is left at which a model keeps an mIoU of `WORTH`, else the
-    smallest. Published settings are taken only where there are no others.
+    Of an attack that was tried on several sets of frames, only the largest counts. At each radius
+    it is the one that leaves least of the models that all attacks were tried on; a radius whose
+    attack leaves more than one in a smaller ball shows a weak attack, and falls away. The radius is
+    the largest that is left at which a model keeps an mIoU of `WORTH`, else the smallest. Published
+    settings are taken only where there are no others.
     """
     own = [row for row in ordered(rows, "attack") if row["source"] == row["model"]]
     own = [row for row in own if on_whole(row) and row["miou"] is not None]
@@ -74,9 +75,13 @@ def strongest(rows: Sequence[Row]) -> Strongest | None:
     if not own:
         return None
     widest = subsets_of(own)[-1]
+    own = [row for row in own if row["subset"] == widest]
+    most: dict[str, int] = {}
+    for row in own:
+        most[row["condition"]] = max(row["images"], most.get(row["condition"], 0))
     by_radius: dict[float, dict[tuple[str, int, str], list[Row]]] = {}
     for row in own:
-        if row["subset"] == widest:
+        if row["images"] == most[row["condition"]]:
             of_radius = by_radius.setdefault(row["epsilon"], {})
             key = (row["condition"], row["images"], mark_of(row))
             of_radius.setdefault(key, []).append(row)
