@@ -30,8 +30,14 @@ def per_image(generators: Generators, work: Callable[[int, torch.Generator], obj
         for number, generator in enumerate(generators):
             work(number, generator)
         return
+    inferring = torch.is_inference_mode_enabled()  # a thread does not take it over
+
+    def alike(number: int, generator: torch.Generator) -> None:
+        with torch.inference_mode(inferring):
+            work(number, generator)
+
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(len(generators)), generators))  # raises what a thread raised
+        list(pool.map(alike, range(len(generators)), generators))  # raises what a thread raised
 
 
 def normal(shape: Sequence[int], generators: Generators) -> Tensor:
