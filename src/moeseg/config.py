@@ -393,7 +393,7 @@ class AttackConfig(Strict):
     restarts: Positive = 1
     """Random starts, of which each image keeps the worst."""
     step_size: Annotated[float, Field(gt=0, le=2)] | None = None
-    """Length of a step of pgd, segpgd and cospgd in epsilons; null is 2.5 / steps."""
+    """Length of a step of pgd, segpgd and cospgd in epsilons; null is 2.5 / steps, at most 1."""
     momentum: Fraction = 0.0
     """Of these: the share of earlier gradients that a step keeps."""
     through: str = "all"

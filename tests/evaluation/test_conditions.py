@@ -11,7 +11,14 @@ from statistics import fmean
 import pytest
 
 from moeseg.errors import DataError
-from moeseg.evaluation.changes import CORRUPTIONS, FAILED, failed_checks, read_condition, trials
+from moeseg.evaluation.changes import (
+    CORRUPTIONS,
+    FAILED,
+    failed_checks,
+    read_condition,
+    rests_on_failed,
+    trials,
+)
 from moeseg.evaluation.condition_csv import render_condition_csv
 from moeseg.evaluation.conditions import (
     condition_tables,
@@ -216,6 +223,21 @@ def test_failed_checks_mark_differences_and_parts(made: dict[str, TextTable]) ->
     column = parts.columns.index("attacked")
     assert {texts[0] for texts in parts.cells if FAILED in texts[column]} == {"moe-simple-conv"}
     assert "progress: moe-simple-conv (1/255, 2/255, 4/255, 8/255)" in parts.note
+
+
+def test_an_opponent_of_another_seed_that_failed_marks_the_difference() -> None:
+    condition = "pgd-10@1/255"
+    of = "moe-simple-conv"
+    gap = difference(of, "baseline", JOIN, condition, 24, 0.1) | {"seed": 1}
+    mine = attack_row(of, of, "pgd-10", "1/255", JOIN) | {"seed": 1}
+    bad = {"checks": {"radius": False}}
+    other = attack_row("baseline", "baseline", "pgd-10", "1/255", JOIN)
+    assert other["seed"] == 0
+    assert not rests_on_failed([gap], [mine, other])
+    assert rests_on_failed([gap], [mine, other | bad])
+    # where both seeds were attacked, the mixture's own counts
+    assert not rests_on_failed([gap], [mine, other | bad, other | {"seed": 1}])
+    assert rests_on_failed([gap], [mine, other, other | bad | {"seed": 1}])
 
 
 def test_the_transfer_matrix_is_source_by_scored_model(made: dict[str, TextTable]) -> None:

@@ -135,9 +135,9 @@ def test_each_expert_runs_once_a_batch(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def every_collector(
-    frames: SegmentationDataset, model: Model, folder: Path
+    frames: SegmentationDataset, model: Model, folder: Path, *, published: bool = False
 ) -> dict[str, Collector]:
-    """Return one of each kind, for a mixture of experts that saw day and dusk."""
+    """Return one of each kind of rows, for a mixture of experts that saw day and dusk."""
     name, experts, classes = "moe-classwise-conv", ("dusk", "day"), tuple(CLASSES)
     keys = [frame.key for frame in frames.frames]
     subsets = ("day", "dusk", "day+dusk")
@@ -149,16 +149,17 @@ def every_collector(
         "routing": RoutingCollector(name, experts, *where, own),
         "oracle": OracleCollector(*where),
         "detectors": DetectorCollector(name, experts, *where, own),
-        "uncertainty": UncertaintyCollector(name, 2, True, *where, ("day",), published=True),
+        "uncertainty": UncertaintyCollector(name, 2, True, *where, ("day",), published=published),
         "frames": FrameCollector(name, experts, classes, frames.frames, folder / "frames.csv"),
         "counts": FrameCounts(keys, len(classes)),
         "points": PointCollector(name, model, ("class", "gate"), len(keys)),
     }
 
 
+@pytest.mark.parametrize("least", [1, 2])
 @pytest.mark.parametrize("full", ["images", "update"])
 def test_memory_that_does_not_hold_a_batch_is_halved_and_nothing_counts_twice(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], full: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], full: str, least: int
 ) -> None:
     model = some_models()["moe-classwise-conv"]
     frames = some_frames(tmp_path)
@@ -167,11 +168,11 @@ def test_memory_that_does_not_hold_a_batch_is_halved_and_nothing_counts_twice(
         """Memory that is full with the second batch, after the first has counted."""
 
         def update(self, prediction: Prediction, label: Tensor, keys: Sequence[str]) -> None:
-            if full == "update" and len(keys) > 1 and frames.frames[0].key not in keys:
+            if full == "update" and len(keys) > least and frames.frames[0].key not in keys:
                 raise torch.OutOfMemoryError("no memory")
 
     def change(images: Tensor, label: Tensor, keys: Sequence[str], extents: object) -> Tensor:
-        if full == "images" and len(keys) > 1 and frames.frames[0].key not in keys:
+        if full == "images" and len(keys) > least and frames.frames[0].key not in keys:
             raise torch.OutOfMemoryError("no memory")
         return images
 
@@ -187,11 +188,26 @@ def test_memory_that_does_not_hold_a_batch_is_halved_and_nothing_counts_twice(
         lines = (folder / "frames.csv").read_text()
         return rows | {"counts": counts.confusion.tolist(), "points": points.fit(), "lines": lines}
 
-    alone = count(tmp_path / "alone", 1)
+    alone = count(tmp_path / "alone", least)
     assert "out of memory" not in capsys.readouterr().err
-    assert count(tmp_path / "halved", 3) == alone
+    assert count(tmp_path / "halved", 2 * least + 1) == alone
     told = capsys.readouterr().err
-    assert "fog-3: out of memory with 3 images at once; going on with 1" in told
+    assert f"fog-3: out of memory with {2 * least + 1} images at once; once more with" in told
+
+
+def test_a_batch_that_a_result_hangs_on_is_not_halved(tmp_path: Path) -> None:
+    model, frames = some_models()["moe-classwise-conv"], some_frames(tmp_path)
+
+    def change(images: Tensor, label: Tensor, keys: Sequence[str], extents: object) -> Tensor:
+        if len(keys) > 1:
+            raise torch.OutOfMemoryError("no memory")
+        return images
+
+    # the published deviation is divided by the largest of its batch
+    every = {"m": [every_collector(frames, model, tmp_path, published=True)["uncertainty"]]}
+    with pytest.raises(MoesegError, match=r"out of memory with 3 images.*--set eval.batch_size=N"):
+        run_models({"m": model}, frames, every, batch_size=3, change=change)
+    run_models({"m": model}, frames, every, batch_size=1, change=change)
 
 
 def test_memory_that_does_not_hold_a_single_image_is_told(tmp_path: Path) -> None:
@@ -234,12 +250,21 @@ def test_training_modes_are_as_before_also_after_an_error() -> None:
     assert False in modes
 
 
-def counted(folder: Path) -> SegmentationCollector:
+def counted(folder: Path, *, short: bool = False) -> SegmentationCollector:
+    """Count in batches of two, `short` of memory for the second of them."""
+
+    def change(images: Tensor, label: Tensor, keys: Sequence[str], extents: object) -> Tensor:
+        if short and seen and len(keys) > 1:
+            raise torch.OutOfMemoryError("no memory")
+        seen.extend(keys)
+        return images
+
+    seen: list[str] = []
     frames = some_frames(folder)
     blocks = Blocks.of(frames.frames)
     collector = SegmentationCollector("moe-simple", tuple(CLASSES), blocks, ("day", "dusk"), BASE)
     models = {"moe-simple": some_models()["moe-simple"]}
-    run_models(models, frames, {"moe-simple": [collector]}, batch_size=3)
+    run_models(models, frames, {"moe-simple": [collector]}, batch_size=2, change=change)
     return collector
 
 
@@ -263,19 +288,20 @@ def test_padding_is_told_with_the_prediction(tmp_path: Path) -> None:
         assert extents == (expected if data is padded else [None] * 3)
 
 
-def take_part(rank: int, folder: Path) -> None:
+def take_part(rank: int, folder: Path, short: int | None) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), 2)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     try:
-        collector = counted(folder / f"data-{rank}")
+        collector = counted(folder / f"data-{rank}", short=rank == short)
         torch.save(collector.confusion, folder / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-def test_two_processes_share_the_frames_and_count_as_one(tmp_path: Path) -> None:
-    spawn(take_part, (tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+@pytest.mark.parametrize("short", [None, 1])
+def test_two_processes_share_the_frames_and_count_as_one(tmp_path: Path, short: int | None) -> None:
+    spawn(take_part, (tmp_path, short), nprocs=2)  # type: ignore[no-untyped-call]
     alone = counted(tmp_path / "alone").confusion
     for rank in (0, 1):
         assert torch.equal(torch.load(tmp_path / f"{rank}.pt", weights_only=True), alone)

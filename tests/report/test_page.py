@@ -325,6 +325,17 @@ def test_rows_of_two_seeds_are_told_apart(run: Path) -> None:
     assert "baseline, seed 1" in Reader(text).text
 
 
+def test_a_best_expert_that_changes_with_the_seed_is_told_with_it(run: Path) -> None:
+    def other(row: Row) -> Row:
+        best = "expert-dusk" if row.get("minus") == "expert-day" else row.get("minus")
+        return row | {"seed": 1} | ({"minus": best} if best else {})
+
+    write_rows(run / "results.jsonl", [*rows(), *map(other, rows())])
+    text = Reader(render(run)).text
+    assert "minus expert-day, seed 0" in text
+    assert "minus expert-dusk, seed 1" in text
+
+
 # -- layers ----------------------------------------------------------------------------------------
 
 

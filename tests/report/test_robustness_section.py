@@ -129,7 +129,7 @@ def test_corruptions_by_severity_and_by_name(section: Section) -> None:
 def test_every_table_and_figure_is_found_by_its_choice(section: Section) -> None:
     group = section.group
     assert group.choices["subset"] == list(SUBSETS)
-    attacks = ["sea-20", "pgd-10", "pgd-10:weights"]
+    attacks = ["pgd-10", "pgd-10:weights", "sea-20"]
     assert group.choices[CHANGE] == [*attacks, "corruptions", "attacks side by side"]
     opened = [table.choice for table in group.tables if table.open]
     assert len(opened) == len(SUBSETS) * (4 + len(RADII))  # one a choice, or one a radius
@@ -140,11 +140,41 @@ def test_every_table_and_figure_is_found_by_its_choice(section: Section) -> None
 
 
 def test_the_section_opens_at_the_attack_of_the_summary(section: Section) -> None:
-    assert section.group.choices[CHANGE][0] == "sea-20"  # of which the summary tells, below
+    assert opening(section)[CHANGE] == "sea-20"  # of which the summary tells, below
     marked = [row | {FRAMES: "0a1b"} for row in attack_rows()]
-    found = robustness([*clean_rows(), *marked])
-    assert found is not None
-    assert found.group.choices[CHANGE][0] == "sea-20"
+    assert opening(robustness([*clean_rows(), *marked]))[CHANGE] == "sea-20"
+
+
+def test_the_section_opens_where_there_is_something_to_see() -> None:
+    rows = attack_rows()
+    few = [row for row in rows if row["subset"] == JOIN or "sea-20" not in row["condition"]]
+    assert opening(robustness([*clean_rows(), *few])) == {
+        "scored on": "synthetic test, 96 x 160",
+        "subset": JOIN,
+        CHANGE: "sea-20",
+    }
+
+
+def test_the_section_opens_at_the_first_place_by_its_rows_alone() -> None:
+    rows = [*clean_rows(), *attack_rows()]
+    # elsewhere sea-20 is harmless, which makes it the weaker one on average
+    other = [
+        row | {"dataset": "zoo"} | ({"miou": 0.4} if "sea-20" in row["condition"] else {})
+        for row in rows
+    ]
+    opened = opening(robustness([*rows, *other]))
+    assert (opened["scored on"], opened[CHANGE]) == ("synthetic test, 96 x 160", "sea-20")
+
+
+def opening(section: Section | None) -> dict[str, str]:
+    """Return what is chosen when the page opens, which some figure and some table must show."""
+    assert section is not None
+    group = section.group
+    assert any(one.choice.items() >= group.opens.items() for one in group.figures)
+    assert any(one.choice.items() >= group.opens.items() for one in group.tables)
+    for name, values in group.choices.items():
+        assert name not in group.opens or group.opens[name] in values
+    return dict(group.opens)
 
 
 def test_failed_checks_are_told(section: Section) -> None:
@@ -233,6 +263,17 @@ def test_attacks_are_compared_on_the_models_they_share() -> None:
     assert strongest([*weak, *strong, *broken]) == strongest([*weak, *strong])
     fewer = row("baseline", "strong", 0.1) | {"images": 6}
     assert strongest([*weak, *strong, fewer]) == one  # more frames say more
+    # unless they are of fewer models
+    several = [*strong, row("expert-urban", "strong", 0.2)]
+    more = row("baseline", "strong", 0.1) | {"images": 600}
+    widest = strongest([*several, more])
+    assert widest is not None
+    assert (widest.images, list(widest.mious)) == (24, ["baseline", "expert-urban"])
+    # easier frames: more is left of more, in a ball that is not weaker for it
+    easy = row("baseline", "strong", 0.22, 0.1) | {"images": 600, "clean_miou": 0.9}
+    wide = strongest([*strong, easy])
+    assert wide is not None
+    assert wide.condition.level == 0.1
     assert strongest(published) is not None
     assert strongest(part) is None
 

@@ -372,7 +372,7 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(
 ) -> None:
     small = Small(trained_expert())
     found = run("pgd-3x2", small)
-    assert "out of memory with 3 images at once; going on with 1" in capsys.readouterr().err
+    assert "out of memory with 3 images at once; once more with 1" in capsys.readouterr().err
     torch.testing.assert_close(found.images, run("pgd-3x2").images)
     assert found.losses.shape == (4, 3)
 
@@ -442,7 +442,7 @@ def test_a_universal_change_is_trained_in_halves_where_memory_is_short(
     found = []
     for name, model in (("whole", trained_expert()), ("halves", Small(trained_expert()))):
         found.append(universal(model, data, "universal-2", tmp_path / f"{name}.safetensors", 4))
-    assert "out of memory with 4 images at once; going on with 2" in capsys.readouterr().err
+    assert "out of memory with 4 images at once; once more with 2" in capsys.readouterr().err
     # a pixel whose gradient is near 0 may step the other way
     assert (found[0] == found[1]).float().mean() > 0.99
     assert found[0].abs().max() > 0

@@ -207,14 +207,17 @@ def rests_on_failed(rows: Iterable[Row], attacks: Iterable[Row]) -> bool:
         rows: the differences.
         attacks: ``attack`` rows on the same frames, each model attacked by itself.
     """
-    failed = {
-        (row["model"], row["condition"], row["seed"]) for row in attacks if failed_checks([row])
-    }
-    return any(
-        (row[who], row["condition"], row["seed"]) in failed
-        for row in rows
-        for who in ("model", "minus")
-    )
+    failed: dict[tuple[str, str], dict[int | None, bool]] = {}  # by seed
+    for row in attacks:
+        of_model = failed.setdefault((row["model"], row["condition"]), {})
+        of_model[row["seed"]] = of_model.get(row["seed"], False) or bool(failed_checks([row]))
+
+    def rests(row: Row, who: str) -> bool:
+        of_model = failed.get((row[who], row["condition"]), {})
+        # the seed is the mixture's; what it is compared with may have another
+        return of_model.get(row["seed"], any(of_model.values()))
+
+    return any(rests(row, who) for row in rows for who in ("model", "minus"))
 
 
 def by_level(conditions: Iterable[Condition]) -> list[Condition]:

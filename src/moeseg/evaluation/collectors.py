@@ -32,8 +32,8 @@ Confusions = NDArray[np.int64]
 class Collector(Protocol):
     """What the inference loop knows of a measure: fixed-size state that sums over ranks.
 
-    One that is true to an attribute `needs_expert_logits` is handed predictions with
-    `expert_logits`.
+    One whose attribute `needs_expert_logits` is true is handed predictions with `expert_logits`.
+    One whose `needs_whole_batches` is true is never handed a batch that memory halved.
     """
 
     needs_experts: bool
@@ -108,7 +108,7 @@ class BlockCollector:
 
     needs_experts = False
     summed: tuple[str, ...] = ()
-    """Names of the states, on the CPU, that are summed over ranks besides `images`."""
+    """Names of all states besides `images`: on the CPU, summed over ranks, 0 after a reset."""
 
     def __init__(
         self, model: str, classes: Sequence[str], blocks: Blocks, subsets: Sequence[str], base: Row

@@ -49,7 +49,8 @@ def run_models(
 
     An expert that several models share runs once a batch, and its classes at full size are found
     once, whether it is scored itself or a collector of a mixture needs them. Where the device's
-    memory does not hold a batch, the pass begins anew with half as many frames at once. Under an
+    memory does not hold a batch, the pass begins anew with half as many frames at once, unless a
+    collector's result hangs on the batch (its attribute `needs_whole_batches` is true). Under an
     initialised process group every rank takes its share of the frames and the collectors' states
     are summed at the end.
 
@@ -65,7 +66,7 @@ def run_models(
         title: of the progress bar.
 
     Raises:
-        MoesegError: memory does not hold a single frame.
+        MoesegError: memory does not hold a single frame, or a batch that may not be halved.
     """
     every = [collector for several in collectors.values() for collector in several]
     while True:
@@ -73,6 +74,12 @@ def run_models(
             _pass(models, frames, collectors, batch_size, workers, device, change, title)
             break
         except torch.OutOfMemoryError as error:
+            if any(getattr(collector, "needs_whole_batches", False) for collector in every):
+                raise MoesegError(
+                    f"{title}: out of memory with {batch_size} images at once, and what is "
+                    "measured hangs on the batch, so it is not halved on the way; set a smaller "
+                    "one for all with --set eval.batch_size=N"
+                ) from error
             batch_size = half_of(batch_size, title, error)
         for collector in every:
             collector.reset()
@@ -165,10 +172,10 @@ def half_of(count: int, title: str, error: torch.OutOfMemoryError) -> int:
     """
     if count == 1:
         raise MoesegError(
-            f"{title}: out of memory with a single image; score at a smaller size with "
-            "--set eval.size=[H,W], or on the CPU with --set training.accelerator=cpu"
+            f"{title}: out of memory with a single image; take smaller ones (eval.size, in "
+            "training data.size, or the command's --size), or the CPU (training.accelerator=cpu)"
         ) from error
-    say(f"{title}: out of memory with {count} images at once; going on with {count // 2}")
+    say(f"{title}: out of memory with {count} images at once; once more with {count // 2}")
     return count // 2
 
 

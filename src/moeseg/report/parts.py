@@ -94,10 +94,17 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Figures and tables of which one choice is seen at a time."""
+    """Figures and tables of which one choice is seen at a time.
+
+    Attributes:
+        figures: each seen where its choice is made.
+        tables: the same.
+        opens: values that are chosen at first, by name; of others the page chooses.
+    """
 
     figures: tuple[Figure, ...]
     tables: tuple[Table, ...] = ()
+    opens: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def choices(self) -> dict[str, list[str]]:

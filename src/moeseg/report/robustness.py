@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from moeseg.errors import DataError
 from moeseg.evaluation.attacks_compared import comparisons
-from moeseg.evaluation.cells import gather, mean_of, model_order, named, with_seeds
+from moeseg.evaluation.cells import gather, ground_of, mean_of, model_order, named, with_seeds
 from moeseg.evaluation.changes import (
     Condition,
     Trial,
@@ -55,7 +55,7 @@ def robustness(rows: Sequence[Row]) -> Section | None:
     made: list[Table] = []
     lacking: list[str] = []
     styles = _styles(rows)
-    found = _strongest_first(trials(rows), rows)
+    found = trials(rows)
     for trial in found:
         choice = _choice(trial)
         try:
@@ -69,22 +69,22 @@ def robustness(rows: Sequence[Row]) -> Section | None:
             made.append(replace(from_text(text, choice, open=text is texts[0]), title=title))
     made += _side_by_side(found)
     told = tuple(checks_told([row for row in rows if row["kind"] == "attack"]))
-    group = Group(tuple(drawn), tuple(made))
+    group = Group(tuple(drawn), tuple(made), _opening(found, rows))
     return Section("robustness", "Robustness", _INTRO, (), group, "\n".join(lacking), told)
 
 
-def _strongest_first(found: Sequence[Trial], rows: Sequence[Row]) -> list[Trial]:
-    """Return trials with those of the strongest attack before the others."""
-    one = strongest(rows)
-    if one is None:
-        return list(found)
-    place = (one.condition.name, one.subset, one.images, one.mark)
-    first = {
-        _choice(trial)[CHANGE]
-        for trial in found
-        if (trial.name, trial.subset, trial.images, mark_of(trial.rows[0])) == place
-    }
-    return sorted(found, key=lambda trial: _choice(trial)[CHANGE] not in first)
+def _opening(found: Sequence[Trial], rows: Sequence[Row]) -> dict[str, str]:
+    """Return the choice of the attack that the summary of the first attacked place tells of."""
+    for place in dict.fromkeys(trial.place for trial in found):
+        one = strongest([row for row in rows if ground_of(row)[:3] == place])
+        if one is None:
+            continue
+        wanted = (place, one.condition.name, one.subset, one.images, one.mark)
+        for trial in found:
+            of = (trial.place, trial.name, trial.subset, trial.images, mark_of(trial.rows[0]))
+            if of == wanted:
+                return _choice(trial)
+    return {}
 
 
 def _side_by_side(found: Sequence[Trial]) -> Iterator[Table]:

@@ -63,11 +63,15 @@ def how_robust(rows: Sequence[Row]) -> list[Answer]:
 def strongest(rows: Sequence[Row]) -> Strongest | None:
     """Return the strongest attack on whole models, on the widest subset.
 
-    Of an attack that was tried on several sets of frames, only the largest counts. At each radius
-    it is the one that leaves least of the models that all attacks were tried on; a radius whose
-    attack leaves more than one in a smaller ball shows a weak attack, and falls away. The radius is
-    the largest that is left at which a model keeps an mIoU of `WORTH`, else the smallest. Published
-    settings are taken only where there are no others.
+    Of an attack and radius that was tried on several sets of frames, only the one with most models
+    counts, of those the largest. At each radius it is the attack that leaves the smallest share of
+    the clean mIoU of the models that all attacks were tried on; a radius whose attack leaves more
+    than one in a smaller ball shows a weak attack, and falls away. The radius is the largest that
+    is left at which a model keeps an mIoU of `WORTH`, else the smallest. Published settings are
+    taken only where there are no others.
+
+    Args:
+        rows: of one data set, split and size.
     """
     own = [row for row in ordered(rows, "attack") if row["source"] == row["model"]]
     own = [row for row in own if on_whole(row) and row["miou"] is not None]
@@ -75,43 +79,58 @@ def strongest(rows: Sequence[Row]) -> Strongest | None:
     if not own:
         return None
     widest = subsets_of(own)[-1]
-    own = [row for row in own if row["subset"] == widest]
-    most: dict[str, int] = {}
-    for row in own:
-        most[row["condition"]] = max(row["images"], most.get(row["condition"], 0))
-    by_radius: dict[float, dict[tuple[str, int, str], list[Row]]] = {}
-    for row in own:
-        if row["images"] == most[row["condition"]]:
-            of_radius = by_radius.setdefault(row["epsilon"], {})
-            key = (row["condition"], row["images"], mark_of(row))
-            of_radius.setdefault(key, []).append(row)
     found: list[Strongest] = []
-    for radius in sorted(by_radius):
-        one = _least(by_radius[radius], widest)
+    for attacks in _by_radius([row for row in own if row["subset"] == widest]):
+        one = _least(attacks)
         if not found or not _leaves_more(one, found[-1]):
             found.append(one)
     differ = [one for one in found if max(one.mious.values()) >= WORTH]
     return differ[-1] if differ else found[0]
 
 
+def _by_radius(rows: Sequence[Row]) -> list[list[Strongest]]:
+    """Return what each attack leaves, on the frames that count, by radius, smallest first."""
+    tried: dict[str, dict[tuple[int, str], list[Row]]] = {}  # frames of each attack and radius
+    for row in rows:
+        of_attack = tried.setdefault(row["condition"], {})
+        of_attack.setdefault((row["images"], mark_of(row)), []).append(row)
+    found: dict[float, list[Strongest]] = {}
+    for condition, of_attack in tried.items():
+        most = max((len(_means(of, "miou")), images) for (images, _), of in of_attack.items())
+        for (images, mark), of in of_attack.items():
+            mious, clean = _means(of, "miou"), _means(of, "clean_miou")
+            if (len(mious), images) == most:
+                one = Strongest(
+                    read_condition(condition), of[0]["subset"], images, mark, mious, clean
+                )
+                found.setdefault(of[0]["epsilon"], []).append(one)
+    return [found[radius] for radius in sorted(found)]
+
+
+def _least(attacks: Sequence[Strongest]) -> Strongest:
+    """Return which attack leaves least."""
+    kept = zip(_kept(attacks), attacks, strict=True)
+    return min(kept, key=lambda of: (of[0], of[1].condition.text, of[1].images, of[1].mark))[1]
+
+
 def _leaves_more(one: Strongest, other: Strongest) -> bool:
     """Return whether an attack leaves more than another of the models that both were tried on."""
-    shared = [model for model in one.mious if model in other.mious]
-    mine, theirs = (sum(of.mious[model] for model in shared) for of in (one, other))
-    return mine > theirs
+    mine, theirs = _kept([one, other])
+    return bool(one.mious.keys() & other.mious.keys()) and mine > theirs
 
 
-def _least(attacks: Mapping[tuple[str, int, str], Sequence[Row]], subset: str) -> Strongest:
-    """Return which of the attacks at one radius leaves least of the models they share."""
-    mious = {key: _means(rows, "miou") for key, rows in attacks.items()}
-    shared = set.intersection(*(set(of) for of in mious.values()))
+def _kept(attacks: Sequence[Strongest]) -> list[float]:
+    """Return the share of clean mIoU that each attack leaves of the models that all were tried on.
 
-    def left(key: tuple[str, int, str]) -> tuple[float, str, int, str]:
-        return fmean(mious[key][model] for model in shared or mious[key]), *key
-
-    key = min(mious, key=left)
-    clean = _means(attacks[key], "clean_miou")
-    return Strongest(read_condition(key[0]), subset, *key[1:], mious[key], clean)
+    Without any such model, of its own; without clean mIoU, the mean of what is left.
+    """
+    shared = set.intersection(*(set(one.mious) for one in attacks))
+    found = []
+    for one in attacks:
+        models = sorted(shared or one.mious)
+        clean = sum(one.clean.get(model, 0.0) for model in models)
+        found.append(sum(one.mious[model] for model in models) / (clean or len(models)))
+    return found
 
 
 def _means(rows: Iterable[Row], key: str) -> dict[str, float]:

@@ -58,11 +58,11 @@ def _difference_dots(rows: Sequence[Row]) -> Iterator[Figure]:
         lines = []
         for of_model in alike(part, "model"):
             dots.append(of_model[0]["model"])
-            call = with_seeds(of_model, itemgetter("minus"))
+            call = with_seeds(of_model, itemgetter("model"))
             for row in of_model:
                 said = verdict([row])
                 decided = said != "undecided"
-                name = f"minus {call(row)}"
+                name = f"minus {row['minus']}{call(row).removeprefix(row['model'])}"
                 interval = figures.pair(row["ci95"])
                 dots.append(figures.Dot(name, row["difference"], interval, decided))
                 told = (row["model"], row["minus"], row["seed"], row["difference"])

@@ -65,11 +65,14 @@ class Attack:
             al., 2022), ``cospgd`` (Agnihotri et al., 2024), ``apgd`` (Croce and Hein, 2020) with
             cross-entropy or one of the three losses of ``sea`` (Croce et al., ECCV 2024), which
             runs all three and keeps the worst; ``square`` (Andriushchenko et al., 2020) asks only
-            for outputs. ``fgsm-published`` and ``pgd-published`` are the original's, with what is
-            wrong with them.
-        steps: gradients (queries of ``square``); of ``sea``, for each of its losses.
+            for outputs. ``universal`` (Moosavi-Dezfooli et al., 2017) is one change for all images,
+            see `universal.py`. The ``-published`` ones are the original's, with what is wrong with
+            them.
+        steps: gradients (queries of ``square``, epochs of the universal kinds), of ``sea`` for each
+            of its losses; ``pgd-published`` scores before its last step is taken.
         restarts: random starts, of which each image keeps the worst.
-        step_size: length of a step of pgd, segpgd, cospgd in epsilons; None is 2.5 / steps.
+        step_size: length of a step of pgd, segpgd, cospgd in epsilons; None is 2.5 / steps, at
+            most 1.
         momentum: of these, 0..1.
         through: the part of a mixture that the gradient passes; see `paths.forward_through`.
         clip: keep images in [0, 1]; only a published attack may not.
@@ -187,10 +190,10 @@ def perturb(
 ) -> Perturbed:
     """Attack a batch of images; the model's mode, gradients and parameters are as before after.
 
-    Of all points on the way, each image keeps the one with most labelled pixels wrong, the latest
-    among equals; ``fgsm`` and the published attacks keep their last, ``square`` that of highest
-    Jensen-Shannon loss, the one it goes on from. An image without a labelled
-    pixel is not driven anywhere.
+    Of all points on the way (in a shrinking ball of the last stage's, as earlier ones lie outside),
+    each image keeps the one with most labelled pixels wrong, the latest among equals; ``fgsm`` and
+    the published attacks keep their last, ``square`` that of highest Jensen-Shannon loss, the one
+    it goes on from. An image without a labelled pixel is not driven anywhere.
 
     Args:
         model: an expert, ensemble or mixture.

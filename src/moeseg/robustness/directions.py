@@ -88,7 +88,7 @@ class Apgd:
     Args:
         project: into the ball.
         epsilon: radius of the ball; the first steps are twice as long.
-        steps: of the whole run, from which its checkpoints follow.
+        steps: of the run, in a shrinking ball of one stage, from which its checkpoints follow.
     """
 
     MOMENTUM = 0.75

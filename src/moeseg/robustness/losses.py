@@ -1,6 +1,7 @@
 """What an attack on a segmentation drives up: pure functions of logits and labels.
 
-Each gives one number an image, the mean over its labelled pixels; ignored pixels give no gradient.
+Each gives one number an image, the mean over its labelled pixels, weighted by class in
+``masked-balanced``; ignored pixels give no gradient.
 """
 
 from __future__ import annotations
