@@ -55,6 +55,10 @@ def test_study_prints_the_table(moeseg: Command, tmp_path: Path) -> None:
     assert "baseline" not in out
     assert f"table: {tmp_path / 'run' / 'table.md'}" in out
     assert not (tmp_path / "unused").exists()
+    code, out, err = moeseg("study", tmp_path / "run" / "study.yaml", "--plan")  # in its own folder
+    assert code == 0, err
+    assert "started" not in out + err
+    assert "missing" not in out + err
 
 
 def test_ablation_prints_the_table_of_all_that_is_finished(

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch.distributed as dist
 import yaml
 
-from moeseg.config import Study
 from moeseg.data.open import render_scenes, scenes_folder, synthetic_spec
 from moeseg.errors import UsageError, unknown_name
 from moeseg.evaluation.stages import evaluation_stages
@@ -71,7 +70,7 @@ def run_study(run: Run, only: Sequence[str] | None = None) -> None:
         _leave_group()
         return
     with run.locked():
-        write_text(run.folder / "study.yaml", _settings(run.study))
+        write_text(run.folder / "study.yaml", _settings(run))
         for number, stage in enumerate(wanted.values(), 1):
             head = f"[{number}/{len(wanted)}] {stage.name}"
             if book.state(stage) == "done":
@@ -84,13 +83,14 @@ def run_study(run: Run, only: Sequence[str] | None = None) -> None:
             say(f"{head}: {book.record(stage)['seconds']:.0f} s")
 
 
-def _settings(study: Study) -> str:
-    """Return a study file of all settings, defaults included.
+def _settings(run: Run) -> str:
+    """Return a study file of all settings, defaults included, that is at work in the run's folder.
 
     Of single networks only what is set for them stands there: the rest comes from the study's own
     settings, and a default written out would take their place.
     """
-    settings = study.model_dump(mode="json")
+    study = run.study
+    settings = study.model_dump(mode="json") | {"out": str(run.folder)}
     own = study.model_dump(mode="json", exclude_unset=True)
     settings["experts"] = own["experts"]
     if study.baseline is not None:
