@@ -33,6 +33,9 @@ class Scoring:
 
 SMOKE_SCORING = Scoring("mobilenet_v2", 16, 5, (32, 32), 2, 2, 2)
 
+SPREAD = 3.0
+"""Standard deviation of logits; those of networks trained on CamVid and the demo have 2 to 3."""
+
 VARIANTS: dict[str, tuple[GateKind, bool]] = {
     "moe-simple": ("simple", False),
     "moe-simple-conv": ("simple", True),
@@ -46,7 +49,9 @@ def random_experts(count: int, backbone: str, channels: int, classes: int) -> li
     """Return DeepLabv3+ networks with random weights, frozen and in eval mode.
 
     Their BatchNorm statistics are those of noise: with the initial ones, values would grow from
-    block to block and leave the range of float16.
+    block to block and leave the range of float16. Their logits spread as those of trained networks
+    do: by tens, and most probabilities would be subnormal numbers, which some processors are slow
+    with.
     """
     torch.manual_seed(0)
     experts = []
@@ -64,7 +69,10 @@ def random_experts(count: int, backbone: str, channels: int, classes: int) -> li
             norm.momentum = 1.0
         with torch.no_grad():
             expert.train()(torch.rand(4, 3, 64, 64))
-        experts.append(expert.eval().requires_grad_(False))
+            spread = expert.eval()(torch.rand(1, 3, 256, 256)).logits.std()
+            for parameter in expert.get_submodule("classifier.classifier.3").parameters():
+                parameter.mul_(SPREAD / spread)
+        experts.append(expert.requires_grad_(False))
     return experts
 
 
