@@ -741,7 +741,7 @@ def test_shipped_study_files_run_on_tiny_data(path: Path, tmp_path: Path) -> Non
         data["label_colours"] = own["data"]["label_colours"]
     architecture = own.get("architecture", {}) | {
         "pretrained": None,
-        "backbone": "resnet18",
+        "backbone": "mobilenet_v2",
         "channels": 8,
     }
     if study.architecture.name.startswith("frrn"):

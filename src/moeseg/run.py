@@ -237,8 +237,15 @@ class Ledger:
 
     def fingerprint(self, stage: Stage) -> str:
         """Return the fingerprint that a fresh output of a stage would have."""
-        before = {name: self.fingerprint(self.stages[name]) for name in stage.needs}
-        return fingerprint([__version__, stage.name, stage.inputs(self.run), before])
+        return self._fingerprint(stage, {})
+
+    def _fingerprint(self, stage: Stage, known: dict[str, str]) -> str:
+        """Return the same, from those that are known; a stage may be needed in many ways."""
+        if stage.name not in known:
+            before = {name: self._fingerprint(self.stages[name], known) for name in stage.needs}
+            mark = fingerprint([__version__, stage.name, stage.inputs(self.run), before])
+            known[stage.name] = mark
+        return known[stage.name]
 
     def state(self, stage: Stage) -> State:
         """Return whether a stage's output is there and fresh."""
