@@ -58,7 +58,7 @@ def usual_steps(kind: Kind) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """An attack on single images, without the radius.
+    """An attack on single images, or of one change for all of them, without the radius.
 
     Attributes:
         kind: ``fgsm`` (Goodfellow et al., 2015), ``pgd`` (Madry et al., 2018), ``segpgd`` (Gu et

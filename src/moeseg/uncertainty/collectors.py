@@ -88,7 +88,7 @@ class UncertaintyCollector(ScoreCollector):
         self.needs_expert_logits = members > 1
         # what confidence the readings of pixel-correctness take
         self.readings = (PROBABILITY, *self.scores) if published else ()
-        self.needs_whole_batches = published  # `scores.maximum` of a batch
+        self.needs_whole_batches = published  # one score has its batch's own maximum
         self._subsets = tuple(dict.fromkeys(blocks.unit_subset))
         units, few, fine = len(blocks), calibration.BINS, calibration.FINE
         readings, of_class = len(self.readings), calibration.CLASS_FINE

@@ -274,6 +274,7 @@ def _inputs(run: Run, changes_of: ChangesOf) -> dict[str, Any]:
     return {
         "conditions": list(_changes(run, changes_of)),
         "changed": wanted and (wanted.models, wanted.frames),
+        # a published score is divided by the largest of its batch
         "published": run.study.uncertainty.published and run.study.eval.batch_size,
         "temperatures": run.study.uncertainty.temperatures,
         "subsets": measured_subsets(run),
